@@ -1,0 +1,413 @@
+"""The only page of knobs: one typed tree; precedence default < YAML file < `--section.key=value`. Imports no torch.
+
+    recipe, rest = load_recipe(["--config", "train/configs/demo.yaml", "--train.lr=3e-4"])
+
+Every mistake (an unknown key, a wrong type, values that contradict each other) is a `ConfigError` that names the dotted
+key, the value and the cure. Environment variables are never read: a stray SEED=77 must not change a run.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, CliSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+
+class ConfigError(ValueError):
+    """The user's recipe or command line is wrong; the message names the key, the value and the cure."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, frozen=True, validate_default=True)
+
+
+class RunSection(Section):
+    name: str = "demo"
+    """Folder of this run under `run.output_dir`, and its name in MLflow."""
+    output_dir: Path = Path("runs")
+    """Where runs are kept."""
+    seed: int = Field(0, ge=0)
+    """Seed of every draw: order, stages, visual prompts, initial weights."""
+
+
+class LoraSection(Section):
+    rank: int = Field(0, ge=0)
+    """Rank of the adapters in the language model; 0 trains without LoRA."""
+    alpha: float = Field(32.0, gt=0)
+    """Adapter output is scaled by alpha / rank."""
+    dropout: float = Field(0.05, ge=0, lt=1)
+    """Dropout on the adapters' input."""
+    targets: list[str] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    """Last parts of the names of language-model linear layers that get an adapter; a name that matches none is an error."""
+
+
+class TinySection(Section):
+    image_size: int = Field(64, ge=16)
+    """Side of the tiny model's square input in pixels."""
+    patch_size: int = Field(8, ge=4)
+    """Side of a vision patch in pixels; divides image_size."""
+    vision_width: int = Field(128, ge=16)
+    """Hidden units of the vision tower."""
+    vision_layers: int = Field(4, ge=2)
+    """Layers of the vision tower."""
+    width: int = Field(128, ge=16)
+    """Hidden units of the language model."""
+    layers: int = Field(4, ge=1)
+    """Layers of the language model."""
+    heads: int = Field(4, ge=1)
+    """Attention heads of both towers; divides both widths."""
+    vocab_size: int = Field(1024, ge=300)
+    """Upper bound of the tokenizer made from the corpus's own training texts."""
+
+
+class ModelSection(Section):
+    family: Literal["vip_llava"] = "vip_llava"
+    """Model family behind medclm/models/protocol.py."""
+    path: str = "tiny"
+    """Local folder in the transformers layout, a hub id (fetched only because you name it), or `tiny`: a small model with
+    random weights and its own tokenizer, made from `model.tiny`."""
+    tiny: TinySection = TinySection()
+    """Sizes of the model that `path: tiny` makes."""
+    freeze_vision_tower: bool = True
+    """Leave the vision tower as loaded."""
+    freeze_projector: bool = False
+    """Leave the projector between vision tower and language model as loaded."""
+    freeze_language_model: bool = False
+    """Leave the language model as loaded; LoRA adapters, if any, still learn."""
+    lora: LoraSection = LoraSection()
+    """Low-rank adapters in the language model."""
+    attention: Literal["auto", "flash_attention_3", "flash_attention_2", "sdpa", "eager"] = "auto"
+    """Attention kernel; auto = the best installed and supported one. Asking for a missing one is an error."""
+
+
+class BoxTextSection(Section):
+    frame: Literal["padded", "original", "resized"] = "padded"
+    """Frame of written coordinates: the model's padded square, the stored image, or the image as resized, before padding."""
+    scale: Literal["1", "100", "1000", "px"] = "1"
+    """Coordinates run from 0 to this number; px = pixels of the frame."""
+    digits: int = Field(3, ge=0, le=6)
+    """Decimals written; each costs four tokens a box."""
+
+
+class DataSection(Section):
+    corpus: Path | None = None
+    """Folder with manifest.json and Arrow shards; none and no train_json = demo phantoms made on the spot."""
+    train_json: Path | None = None
+    """A published-format JSON, imported once to a cache and then trained on; excludes data.corpus."""
+    image_root: Path | None = None
+    """Folder to which image paths of data.train_json are relative; none = the folder of the JSON."""
+    split: str = "train"
+    """Split that is trained on."""
+    fit: Literal["pad", "stretch"] = "pad"
+    """How an image becomes the model's square: padded (nothing lost, shape kept) or stretched. Never cropped."""
+    box_text: BoxTextSection = BoxTextSection()
+    """How a box is written in prompts and targets."""
+    min_side: float = Field(8.0, ge=0)
+    """Records whose box has a short side under this many model pixels are left out and counted by class; 0 keeps all."""
+    shuffle_window: int = Field(65536, ge=1)
+    """Records shuffled together within one epoch; memory grows with this, not with the corpus."""
+    workers: int = Field(2, ge=0)
+    """Threads that render ahead on each rank; 0 renders in the loop."""
+    max_tokens: int = Field(1024, ge=16)
+    """Longest sequence; a longer sample is an error that names the record: nothing is cut."""
+
+
+class MedclmSection(Section):
+    """`medclm`, the default policy (docs: the curriculum's formulas)."""
+
+    easy_only_until: float = Field(0.04, ge=0, le=1)
+    """Fraction of the run with Easy alone."""
+    ramp: float = Field(0.10, gt=0, le=1)
+    """Fraction of the run over which Medium is let in after that."""
+    hard_from: float = Field(0.19, ge=0, le=1)
+    """Fraction of the run before which Hard is never drawn."""
+    gap_centre: float = 0.5
+    """Relative Easy-Medium gap at which Medium is drawn half of the time."""
+    gap_width: float = Field(0.1, gt=0)
+    """Softness of that switch."""
+    explore: float = Field(0.05, ge=0, le=1)
+    """Least share of Medium once the ramp has begun."""
+    decay: float = Field(0.9, gt=0, lt=1)
+    """Weight of the old value in the moving averages."""
+    min_observations: int = Field(5, ge=1)
+    """Steps with a loss before an average counts as seen."""
+    hard_max: float = Field(0.3, ge=0, le=1)
+    """Largest share of Hard."""
+    hard_step: float = Field(0.05, ge=0, le=1)
+    """Growth of the Hard share at a plateau."""
+    hard_gap: float = 0.25
+    """Hard grows only while the median gap is at most this."""
+    plateau: float = Field(0.01, ge=0)
+    """A window whose average changed by at most this fraction counts as flat."""
+    plateau_windows: int = Field(5, ge=1)
+    """Flat windows in a row before Hard grows."""
+    worsening: float = Field(0.05, ge=0)
+    """A window that worsened by at least this fraction shrinks the Hard share."""
+    shrink: float = Field(0.9, gt=0, le=1)
+    """Factor of that shrinking."""
+
+
+class CurriculumSection(Section):
+    policy: str = "medclm"
+    """medclm, medclm_published, mixture, easy_only, medium_only or hard_only."""
+    lookahead: int = Field(2, ge=0, le=64)
+    """Steps between a decision and its use, so that rendering runs ahead; 0 decides synchronously."""
+    timeout_s: float = Field(600.0, gt=0)
+    """Longest wait for another rank's message before a clear error."""
+    medclm: MedclmSection = MedclmSection()
+    """Numbers of the `medclm` policy."""
+    mixture: list[float] = [0.4, 0.4, 0.2]
+    """Shares of Easy, Medium and Hard under `mixture`; they sum to 1."""
+    published_epochs: int = Field(100, ge=1)
+    """Length in epochs that `medclm_published` divides the run into."""
+
+    @model_validator(mode="after")
+    def _shares(self) -> CurriculumSection:
+        if len(self.mixture) != 3 or min(self.mixture) < 0 or abs(sum(self.mixture) - 1) > 1e-6:
+            raise ValueError(f"curriculum.mixture={self.mixture}: give three shares (easy, medium, hard) that sum to 1")
+        return self
+
+
+class TrainSection(Section):
+    steps: int = Field(1000, ge=1)
+    """Length of the run in optimizer steps."""
+    global_batch_size: int = Field(48, ge=1)
+    """Samples per optimizer step over all ranks; decides which samples are seen together, at any number of ranks."""
+    micro_batch_size: int = Field(24, ge=1)
+    """Samples per forward on one rank; accumulation = global / (micro x ranks), an error if not whole."""
+    shrink_micro_batch: bool = False
+    """Use the largest micro-batch up to micro_batch_size that makes the accumulation whole, instead of refusing."""
+    lr: float = Field(2e-5, gt=0)
+    """Peak learning rate."""
+    min_lr: float = Field(1e-6, ge=0)
+    """Learning rate at the end of the cosine."""
+    warmup_fraction: float = Field(0.03, ge=0, lt=1)
+    """Fraction of the steps with a linearly rising learning rate."""
+    weight_decay: float = Field(0.05, ge=0)
+    """AdamW's decoupled decay; not applied to biases and norms."""
+    betas: list[float] = [0.9, 0.98]
+    """AdamW's averaging factors."""
+    clip: float = Field(1.0, gt=0)
+    """Largest global gradient norm."""
+    precision: Literal["auto", "bf16", "float32"] = "auto"
+    """auto = bf16 on an accelerator that has it, float32 on the CPU."""
+    answer_weight: float = Field(0.8, ge=0)
+    """Weight of a sample's mean answer loss in Easy and Medium (Hard: 1)."""
+    rationale_weight: float = Field(0.2, ge=0)
+    """Weight of a sample's mean rationale loss in Easy and Medium."""
+    normalization: Literal["sample", "token"] = "sample"
+    """sample = mean of per-sample losses over the global batch; token = means over all target tokens of the global batch."""
+    max_skipped_in_row: int = Field(5, ge=1)
+    """The run stops after this many non-finite steps in a row."""
+    log_every: int = Field(10, ge=1)
+    """Steps between lines in metrics.jsonl and MLflow."""
+    checkpoint_every: int = Field(500, ge=0)
+    """Steps between checkpoints; 0 = only at the end."""
+    keep_checkpoints: int = Field(2, ge=1)
+    """Newest checkpoints kept."""
+    export: bool = True
+    """Write a plain transformers folder at the end."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainSection:
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"train.betas={self.betas}: give two numbers in [0, 1)")
+        if self.min_lr > self.lr:
+            raise ValueError(f"train.min_lr={self.min_lr} is above train.lr={self.lr}: lower it")
+        if self.answer_weight + self.rationale_weight <= 0:
+            raise ValueError("train.answer_weight and train.rationale_weight are both 0: nothing would be learned")
+        return self
+
+
+class EngineSection(Section):
+    shm_op: bool = False
+    """Let DeepSpeed compile its shared-memory op for CPU ranks (needs a compiler and ninja, about a minute, no effect on results)."""
+    timeout_s: float = Field(1800.0, gt=0)
+    """Longest wait inside a collective of the model before the process group gives up."""
+    activation_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more compute."""
+
+
+class TrackingSection(Section):
+    uri: str = ""
+    """MLflow tracking URI; empty = SQLite file mlflow.db under run.output_dir; `off` = metrics.jsonl only."""
+    experiment: str = "medclm"
+    """MLflow experiment of this run."""
+    log_images: bool = False
+    """Send pictures to a tracking store that is not local."""
+
+
+class Recipe(BaseSettings):
+    """What one run is. Keys are given as --section.key=value."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid", use_attribute_docstrings=True, frozen=True, validate_default=True, cli_avoid_json=True
+    )
+
+    run: RunSection = RunSection()
+    """Name, place and seed of the run."""
+    model: ModelSection = ModelSection()
+    """What is trained."""
+    data: DataSection = DataSection()
+    """What it is trained on."""
+    curriculum: CurriculumSection = CurriculumSection()
+    """Who decides the stages."""
+    train: TrainSection = TrainSection()
+    """Optimisation, precision, logging, checkpoints."""
+    engine: EngineSection = EngineSection()
+    """What is not learned and not in the DeepSpeed JSON."""
+    tracking: TrackingSection = TrackingSection()
+    """Where numbers go."""
+
+    @model_validator(mode="after")
+    def _contradictions(self) -> Recipe:
+        if self.data.corpus is not None and self.data.train_json is not None:
+            raise ValueError("data.corpus and data.train_json are both set: give one of them")
+        if self.model.lora.rank and not self.model.freeze_language_model:
+            raise ValueError("model.lora.rank > 0 needs model.freeze_language_model=true: adapters replace the full update")
+        frozen = (self.model.freeze_vision_tower, self.model.freeze_projector, self.model.freeze_language_model)
+        if all(frozen) and not self.model.lora.rank:
+            raise ValueError("model.freeze_* freezes everything and model.lora.rank is 0: nothing would be learned")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The command line comes from `load_recipe`, the YAML file as init values; the environment is left out on purpose."""
+        return (init_settings,)
+
+
+def dotted_keys(section: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[str]:
+    """Every leaf key of the tree, as `train.lr`."""
+    for name, field in section.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from dotted_keys(inner, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def _unknown(key: str, where: str) -> ConfigError:
+    keys = list(dotted_keys())
+    close = difflib.get_close_matches(key, keys, n=1, cutoff=0.6)
+    if not close:  # the right leaf in the wrong section
+        close = [other for other in keys if other.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]][:1]
+    hint = f"did you mean {close[0]}?" if close else "see --help for all keys"
+    return ConfigError(f"{where}: unknown key {key}: {hint}")
+
+
+def _flatten(tree: Any, prefix: str = "") -> Iterator[str]:
+    if isinstance(tree, dict) and tree:
+        for name, value in tree.items():
+            yield from _flatten(value, f"{prefix}{name}.")
+    else:
+        yield prefix.rstrip(".")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A recipe file as a tree, its keys checked.
+
+    Raises:
+        ConfigError: missing, not YAML, not a mapping, or an unknown key.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"--config {path}: {error.strerror or error}: give an existing recipe (train/configs/*.yaml)") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {path}: not YAML: {error}") from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"--config {path}: expected sections (train:, data:, ...), found {type(tree).__name__}")
+    known = set(dotted_keys())
+    sections = {key.rsplit(".", depth)[0] for key in known for depth in range(1, key.count(".") + 1)}
+    for key in _flatten(tree):
+        if key not in known and key not in sections:
+            raise _unknown(key, f"--config {path}")
+    return tree
+
+
+def _check_flags(arguments: Sequence[str]) -> None:
+    known, seen = set(dotted_keys()), set()
+    for argument in arguments:
+        if not argument.startswith("--"):
+            raise ConfigError(f"argument {argument}: expected --section.key=value (with the equals sign)")
+        key, equals, _ = argument[2:].partition("=")
+        if key not in known:
+            raise _unknown(key, "command line")
+        if not equals:
+            raise ConfigError(f"--{key}: give its value as --{key}=value")
+        if key in seen:
+            raise ConfigError(f"--{key} is given twice: give it once")
+        seen.add(key)
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        merged[key] = _merge(merged[key], value) if isinstance(value, dict) and isinstance(merged.get(key), dict) else value
+    return merged
+
+
+def _readable(error: ValidationError) -> ConfigError:
+    lines = []
+    for fault in error.errors():
+        key = ".".join(str(part) for part in fault["loc"])
+        message = fault["msg"].removeprefix("Value error, ")
+        lines.append(f"{key}={fault['input']!r}: {message}" if key and fault["type"] != "value_error" else message)
+    return ConfigError("; ".join(lines))
+
+
+def load_recipe(arguments: Sequence[str] = (), config: Path | None = None, defaults: dict[str, Any] | None = None) -> Recipe:
+    """The resolved recipe.
+
+    Args:
+        arguments: `--section.key=value` flags only (entry points take their own flags out first).
+        config: recipe file, or none.
+        defaults: tree under the recipe file, for entry points that know better defaults than this page.
+
+    Raises:
+        ConfigError: naming the dotted key, the value and the cure.
+    """
+    _check_flags(arguments)
+    tree = _merge(defaults or {}, read_yaml(config) if config else {})
+    try:
+        flags = CliSettingsSource(Recipe, cli_parse_args=list(arguments), cli_exit_on_error=False)()
+        return Recipe(**_merge(tree, flags))
+    except ValidationError as error:
+        raise _readable(error) from error
+    except Exception as error:  # argparse-level faults of pydantic-settings, in its own error class
+        if type(error).__name__ == "SettingsError":
+            raise ConfigError(f"command line: {error}") from error
+        raise
+
+
+def recipe_help() -> str:
+    """Every key with its type, default and meaning, one block a section, for `--help`."""
+    lines = []
+    for key in dotted_keys():
+        section: type[BaseModel] = Recipe
+        *parents, leaf = key.split(".")
+        for parent in parents:
+            section = section.model_fields[parent].annotation  # type: ignore[assignment]
+        field = section.model_fields[leaf]
+        meaning = " ".join((field.description or "").split())
+        lines.append(f"  --{key}={field.get_default()}\n        {meaning}")
+    return "\n".join(lines)
+
+
+def recipe_yaml(recipe: Recipe) -> str:
+    """The resolved tree as YAML; loading it gives an equal recipe."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
