@@ -101,6 +101,8 @@ class DataSection(Section):
     """A published-format JSON, imported once to a cache and then trained on; excludes data.corpus."""
     image_root: Path | None = None
     """Folder to which image paths of data.train_json are relative; none = the folder of the JSON."""
+    phantoms: int = Field(4000, ge=8)
+    """Images of the demo corpus that is made when neither data.corpus nor data.train_json is given."""
     split: str = "train"
     """Split that is trained on."""
     fit: Literal["pad", "stretch"] = "pad"

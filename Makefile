@@ -1,0 +1,58 @@
+# make demo        everything from nothing: set-up, phantom corpus, training, evaluation, pictures
+# make test        set-up and the tests
+# make test-slow   the tests that take minutes
+# make check       formatting, lint, types
+# make clean       remove what the others made (keeps the virtual environment)
+# VENV=0 uses the Python environment that is active instead of .venv.
+
+PYTHON ?= python3
+VENV ?= 1
+RUN ?= runs/demo
+export DO_NOT_TRACK = 1
+export MLFLOW_DISABLE_TELEMETRY = true
+export HF_HUB_OFFLINE ?= 1
+
+ifeq ($(VENV),0)
+BIN :=
+SETUP :=
+else
+BIN := $(CURDIR)/.venv/bin/
+SETUP := .venv/complete
+endif
+# The deepspeed launcher starts ranks with the python it finds first.
+export PATH := $(if $(BIN),$(BIN):)$(PATH)
+
+GPUS := $(shell nvidia-smi -L 2>/dev/null | grep -c GPU)
+RANKS ?= $(shell if [ $(GPUS) -eq 0 ] || [ $(GPUS) -gt 2 ]; then echo 2; else echo $(GPUS); fi)
+ifeq ($(GPUS),0)
+export DS_ACCELERATOR = cpu
+export OMP_NUM_THREADS ?= 1
+endif
+
+.PHONY: demo test test-slow check clean
+
+demo: $(SETUP)
+	$(BIN)python launch/demo.py --ranks $(RANKS) --run $(RUN)
+
+test: $(SETUP)
+	$(BIN)python -m pytest -m "not slow and not gpu"
+
+test-slow: $(SETUP)
+	$(BIN)python -m pytest -m "slow"
+
+check: $(SETUP)
+	$(BIN)ruff format --check .
+	$(BIN)ruff check .
+	$(BIN)mypy
+
+clean:
+	rm -rf runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path "./.venv/*" -prune -exec rm -rf {} +
+
+.venv/complete: requirements.lock setup.py
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --upgrade pip
+	.venv/bin/python -m pip install --quiet -r requirements.lock
+	.venv/bin/python -m pip install --quiet --no-deps -e .
+	touch $@

@@ -1,0 +1,82 @@
+"""Suite `vqa`: are the answers right, asked without a box. Scores as in medclm/metrics/answers.py."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from eval.suite import Example, Metric, Pool, Prediction, Values, plain
+from medclm.metrics.answers import NAMING_KINDS, Vocabulary, judge, location_vocabulary, vocabulary
+from medclm.metrics.floors import MajorityAnswer
+
+
+class Answers:
+    """What judging an answer needs beside it: the image-free guess, and all names that answers of a kind may use."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.majority = MajorityAnswer((one.question_kind, one.question, one.answers[0]) for one in pool.train)
+        opened = [one for one in [*pool.train, *pool.asked] if one.answer_type == "open"]
+        self._names: dict[str, Vocabulary] = {
+            kind: vocabulary(one.answers for one in opened if one.question_kind == kind) for kind in NAMING_KINDS
+        }
+        self._names["where"] = location_vocabulary(one.answers for one in opened if one.question_kind == "where")
+
+    def guess(self, example: Example) -> str | None:
+        return self.majority.guess(example.question_kind, example.question)
+
+    def judge(self, example: Example, answer: str | None) -> Values:
+        names = self._names.get(example.question_kind, frozenset())
+        return judge(example.question_kind, example.answer_type, example.question, answer, example.answers, names)
+
+
+def _balanced(means: np.ndarray) -> np.ndarray:
+    return np.asarray((means[..., 0] + means[..., 1]) / 2)
+
+
+def _above_floor(means: np.ndarray) -> np.ndarray:
+    """(acc - floor) / (1 - floor): 0 = no better than the guess, 1 = perfect; undefined where the guess is perfect."""
+    accuracy, floor = means[..., 0], means[..., 1]
+    return np.asarray(np.divide(accuracy - floor, 1 - floor, out=np.full_like(accuracy, np.nan), where=floor < 1))
+
+
+class VqaSuite:
+    """Every record of the split that is offered at Medium."""
+
+    name = "vqa"
+
+    def __init__(self, pool: Pool) -> None:
+        self.examples, self.left_out = pool.asked, pool.left_out
+        self._answers = Answers(pool)
+
+    def metrics(self) -> list[Metric]:
+        named = [f"answer_accuracy_{kind}" for kind in NAMING_KINDS]
+        closed = [
+            Metric("closed_above_floor", ("closed_accuracy", "closed_floor"), _above_floor),
+            Metric("balanced_accuracy", ("sensitivity", "specificity"), _balanced),
+        ]
+        opened = ["open_token_f1", "open_token_precision", "open_token_recall", "open_exact_match", "open_bleu1_mean"]
+        kinds = [
+            "where_accuracy",
+            "count_accuracy",
+            "size_accuracy",
+            "side_accuracy",
+            "describe_token_f1",
+            "describe_bleu4_mean",
+        ]
+        return [
+            *plain("answer_accuracy", *named, "closed_accuracy"),
+            *closed,
+            *plain("sensitivity", "specificity", "choice_accuracy", *opened, *kinds),
+            *plain("parsed_rate", "unparsed", has_floor=False),
+        ]
+
+    def guess(self, example: Example) -> Prediction | None:
+        answer = self._answers.guess(example)
+        return None if answer is None else Prediction(text="", answer=answer, boxes_unit=())
+
+    def judge(self, example: Example, prediction: Prediction) -> Values:
+        values = self._answers.judge(example, prediction.answer)
+        if "closed_accuracy" in values:
+            guessed = self._answers.guess(example)
+            values["closed_floor"] = self._answers.judge(example, guessed)["closed_accuracy"]
+        parsed = prediction.answer is not None
+        return values | {"parsed_rate": float(parsed), "unparsed": float(not parsed)}

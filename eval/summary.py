@@ -1,0 +1,107 @@
+"""Scores and runs as tables in a terminal. Knows nothing of models or corpora."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from medclm.metrics.intervals import Paired, paired_test
+from medclm.tracking import RunSummary, metric_history
+
+
+def print_scores(results: Mapping[str, Mapping[str, Any]]) -> None:
+    """Each suite's scores with intervals and floors; those that no example has are left to results.json."""
+    for name, result in results.items():
+        table = Table(
+            "score", "value", "95 % interval", "floor", "n", title=f"{name}: {result['n']} examples", title_justify="left"
+        )
+        for score, entry in result["scores"].items():
+            if entry["n"]:
+                interval = "–" if entry["ci95"] is None else "{:.3f} to {:.3f}".format(*entry["ci95"])
+                table.add_row(score, _number(entry["value"]), interval, _number(entry["floor"]), str(entry["n"]))
+        Console().print(table)
+
+
+def print_runs(uri: str, runs: Sequence[RunSummary], metrics: Sequence[str]) -> None:
+    """Runs side by side: status, last and best value of each metric, then the parameters that differ.
+
+    Best is the least for metrics named after a loss or an error, else the greatest; a dash = the run has no such metric.
+    """
+    names = [f"{run.name} ({run.run_id[:6]})" for run in runs]
+    table = Table("", *map(escape, names), title=f"{len(runs)} runs in {uri}", title_justify="left")
+    table.add_row("status", *(run.status for run in runs))
+    for metric in metrics:
+        table.add_row(escape(metric), *(_number(run.metrics.get(metric)) for run in runs))
+        table.add_row("  best, at step", *(_best(uri, run, metric) for run in runs), end_section=True)
+    for key in sorted({key for run in runs for key in run.params}):
+        values = [run.params.get(key, "–") for run in runs]
+        if len(set(values)) > 1:
+            table.add_row(escape(key), *(escape(value) for value in values))
+    Console().print(table)
+
+
+def lower_is_better(metric: str) -> bool:
+    """By name: a loss, an error, a false-positive rate or what is unparsed."""
+    return any(word in metric.lower() for word in ("loss", "error", "false_positive", "unparsed", "wrong_reason", "skipped"))
+
+
+def _best(uri: str, run: RunSummary, metric: str) -> str:
+    if metric not in run.metrics:
+        return "–"
+    history = [(step, value) for step, value in metric_history(uri, run.run_id, metric) if np.isfinite(value)]
+    if not history:
+        return "–"
+    step, value = (min if lower_is_better(metric) else max)(history, key=lambda entry: entry[1])
+    return f"{value:.4g} at {step}"
+
+
+def default_metrics(runs: Sequence[RunSummary]) -> list[str]:
+    """What to compare when nothing is asked: the headline scores and the loss, as far as any run has them."""
+    present = {metric for run in runs for metric in run.metrics}
+    headline = ("vqa/answer_accuracy", "vqa/closed_accuracy", "grounding/mean_iou", "grounding/answer_and_box")
+    losses = sorted(metric for metric in present if metric.split("/")[-1] == "loss")
+    return [metric for metric in (*headline, *losses) if metric in present] or sorted(present)[:5]
+
+
+def paired(first: Path, second: Path, score: str) -> Paired:
+    """Two evaluation folders on the same examples, by one per-example score.
+
+    Raises:
+        ValueError: not an evaluation folder, or no example has the score in both.
+    """
+    left, right = (_scored(folder, score) for folder in (first, second))
+    shared = sorted(left.keys() & right.keys())
+    if not shared:
+        raise ValueError(
+            f"{first} and {second} share no example with {score}: evaluate the same split, and name a per-example score"
+        )
+    values = np.array([(left[key][0], right[key][0]) for key in shared])
+    return paired_test(values[:, 0], values[:, 1], [left[key][1] for key in shared])
+
+
+def _scored(folder: Path, score: str) -> dict[str, tuple[float, str]]:
+    path = folder / "predictions.jsonl"
+    if not path.is_file():
+        raise ValueError(f"{folder}: no predictions.jsonl: give a folder such as runs/NAME/eval/vqa-test")
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return {line["id"]: (line["scores"][score], line["patient"]) for line in lines if score in line["scores"]}
+
+
+def print_paired(result: Paired, score: str) -> None:
+    """Difference of the first and the second run with its interval and p-value, or why there is none."""
+    interval = "" if result.ci95 is None else " (95 % interval {:+.3f} to {:+.3f})".format(*result.ci95)
+    verdict = (
+        result.note if result.p_value is None else f"p = {result.p_value:.4f}, sign-flip test over {result.patients} patients"
+    )
+    print(f"{score}: first - second = {result.difference:+.3f}{interval}; {verdict}")
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"

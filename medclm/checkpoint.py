@@ -1,0 +1,223 @@
+"""Checkpoints that are whole or absent, and exports that plain transformers opens.
+
+A checkpoint is written under a temporary name and committed by its manifest (sizes and hashes, written last) and one rename:
+
+    checkpoints/step_000500/{manifest.json, run_state.json, recipe.yaml, ds_config.json, deepspeed/..., export/ (on demand)}
+
+Resuming takes the newest one whose manifest verifies and says so when it had to fall back. Knows nothing of the loop.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from medclm import __version__
+from medclm.config import Recipe, load_recipe, recipe_yaml
+from medclm.distributed import Ranks
+from medclm.engine import Engine, consolidated_state
+from medclm.models.objective import network_state
+from medclm.models.registry import family
+
+FORMAT = 1
+SETTINGS = "medclm.json"
+"""Beside an export's transformers files: what prediction and evaluation must do as training did (box frame, fit)."""
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of what can change a result."""
+    found = {"medclm": __version__}
+    for name in ("torch", "transformers", "deepspeed", "peft", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: Path, tree: Any) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never half of it."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(tree, indent=1, ensure_ascii=False), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def step_folder(checkpoints: Path, step: int) -> Path:
+    return checkpoints / f"step_{step:06d}"
+
+
+def save_checkpoint(
+    checkpoints: Path,
+    *,
+    step: int,
+    engine: Engine,
+    run_state: dict[str, Any],
+    recipe: Recipe,
+    ds_config: dict[str, Any],
+    ranks: Ranks,
+    keep: int,
+) -> Path:
+    """Write and commit the checkpoint of `step`, then drop all but the newest `keep`. Every rank calls it.
+
+    Args:
+        run_state: what is not in the weights: counters, stream, curriculum, tracking; JSON.
+
+    Returns:
+        The committed folder.
+    """
+    final = step_folder(checkpoints, step)
+    temporary = final.with_name(f".{final.name}.tmp")
+    if ranks.is_main:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+    _barrier(ranks)
+    engine.save(temporary / "deepspeed", exclude_frozen=bool(recipe.model.lora.rank))
+    _barrier(ranks)  # every shard is on disk
+    if ranks.is_main:
+        write_json(temporary / "run_state.json", run_state)
+        write_json(temporary / "ds_config.json", ds_config)
+        (temporary / "recipe.yaml").write_text(recipe_yaml(recipe), encoding="utf-8")
+        files = sorted(path for path in temporary.rglob("*") if path.is_file())
+        entries = [
+            {"path": str(path.relative_to(temporary)), "bytes": path.stat().st_size, "sha256": _sha256(path)} for path in files
+        ]
+        manifest = {
+            "format": FORMAT,
+            "step": step,
+            "world_size": ranks.world_size,
+            "versions": package_versions(),
+            "files": entries,
+        }
+        write_json(temporary / "manifest.json", manifest)
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(temporary, final)
+        for old in sorted(checkpoints.glob("step_*"))[:-keep]:
+            shutil.rmtree(old)
+    _barrier(ranks)
+    return final
+
+
+def _barrier(ranks: Ranks) -> None:
+    if ranks.world_size > 1:
+        dist.barrier()
+
+
+def verify(folder: Path) -> str | None:
+    """None if the checkpoint is whole, else what is wrong with it."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        return f"no readable manifest.json ({error})"
+    if manifest.get("format") != FORMAT:
+        return f"format {manifest.get('format')}, this version reads {FORMAT}"
+    for entry in manifest["files"]:
+        path = folder / entry["path"]
+        if not path.is_file():
+            return f"{entry['path']} is missing"
+        if path.stat().st_size != entry["bytes"] or _sha256(path) != entry["sha256"]:
+            return f"{entry['path']} differs from its manifest"
+    return None
+
+
+@dataclass(frozen=True)
+class Found:
+    """The checkpoint to continue from."""
+
+    folder: Path
+    run_state: dict[str, Any]
+    world_size: int
+    refused: tuple[str, ...]
+    """Newer ones that did not verify, with the reason."""
+
+
+def newest(checkpoints: Path) -> Found | None:
+    """The newest checkpoint that verifies, or None where there is none at all.
+
+    Raises:
+        RuntimeError: there are checkpoints and none verifies.
+    """
+    refused: list[str] = []
+    for folder in sorted(checkpoints.glob("step_*"), reverse=True):
+        fault = verify(folder)
+        if fault is None:
+            manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+            state = json.loads((folder / "run_state.json").read_text(encoding="utf-8"))
+            return Found(folder=folder, run_state=state, world_size=manifest["world_size"], refused=tuple(refused))
+        refused.append(f"{folder.name}: {fault}")
+    if refused:
+        raise RuntimeError(f"{checkpoints}: no checkpoint verifies: {'; '.join(refused)}")
+    return None
+
+
+def export_checkpoint(folder: Path, out: Path) -> Path:
+    """Turn a step folder into a plain transformers folder at `out` (written under a temporary name, then renamed)."""
+    recipe = load_recipe(config=folder / "recipe.yaml")
+    models = family(recipe.model.family)
+    processor = models.processor(recipe.model.model_copy(update={"path": str(folder.parent.parent / "processor")}))
+    network = models.build(recipe.model, processor, torch.float32, recipe.run.seed)
+    state = consolidated_state(folder / "deepspeed", exclude_frozen=bool(recipe.model.lora.rank))
+    temporary = out.with_name(f".{out.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    models.export(network, processor, temporary, network_state(state))
+    step = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["step"]
+    settings = {
+        "family": recipe.model.family,
+        "fit": recipe.data.fit,
+        "box_text": recipe.data.box_text.model_dump(mode="json"),
+        "step": step,
+        "corpus": json.loads((folder / "run_state.json").read_text(encoding="utf-8"))["stream"],
+        "versions": package_versions(),
+        "notice": "Research use only, not a medical device",
+    }
+    write_json(temporary / SETTINGS, settings)
+    shutil.rmtree(out, ignore_errors=True)
+    os.replace(temporary, out)
+    return out
+
+
+def exported(path: Path) -> Path:
+    """A plain transformers folder for what `--checkpoint` names: a run folder, a step folder (exported once, cached), or an export.
+
+    Raises:
+        ValueError: none of these.
+    """
+    if (path / "config.json").is_file() or (path / "adapter_config.json").is_file():
+        return path
+    if (path / "manifest.json").is_file() and (path / "deepspeed").is_dir():
+        cached = path / "export"
+        return cached if (cached / SETTINGS).is_file() else export_checkpoint(path, cached)
+    if (path / "checkpoints").is_dir():
+        found = newest(path / "checkpoints")
+        if found is not None:
+            whole = path / "export"
+            if (whole / SETTINGS).is_file() and export_settings(whole).get("step") == found.run_state["step"]:
+                return whole
+            return exported(found.folder)
+    raise ValueError(
+        f"--checkpoint {path}: expected a run folder (with checkpoints/), a step folder (with manifest.json and deepspeed/) "
+        f"or an export (with config.json); found {sorted(p.name for p in path.iterdir())[:8] if path.is_dir() else 'nothing'}"
+    )
+
+
+def export_settings(folder: Path) -> dict[str, Any]:
+    """What training noted beside an export; empty for a folder that MedCLM did not write."""
+    path = folder / SETTINGS
+    if not path.is_file():
+        return {}
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    assert isinstance(settings, dict)
+    return settings

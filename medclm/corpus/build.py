@@ -1,0 +1,482 @@
+"""Detection data -> corpus: reads, links, drafts and checks each image into part files, then hands the parts to finalise.
+
+Work is cut into parts of a few images each; processes share them, and what a part holds depends on its images alone, so any
+number of workers gives the same bytes and a killed build loses only the parts it was working on. Source ids leave this
+module as keyed hashes. Knows nothing of splits, partners or row numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import shutil
+import signal
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+import medclm
+from medclm.corpus.anatomy import link
+from medclm.corpus.checks import draft_checked
+from medclm.corpus.contract import (
+    Draft,
+    LinkedAnnotation,
+    LinkedImage,
+    Reject,
+    RejectedImage,
+    Source,
+    SourceImage,
+    StageText,
+    Writer,
+)
+from medclm.corpus.finalise import PARTS, BuildReport, EverythingRejected, finalise
+from medclm.corpus.ids import Ids
+from medclm.corpus.parts import PartRow, write_part
+from medclm.corpus.pixels import encode_png
+from medclm.corpus.splits import SplitRule
+from medclm.data.manifest import write_json
+from medclm.data.schema import MANIFEST
+
+ATTRIBUTES = ("sex", "age_decade", "manufacturer", "site")
+"""What may be kept of `SourceImage.attributes`; everything else is left out."""
+_REPORT_FIELDS = ("indication", "technique", "comparison", "findings", "impression", "language")
+_SETTINGS = "settings.json"
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How a corpus is built; everything but `workers` and `progress` decides what it holds."""
+
+    ids: Ids
+    """Turns the source's ids into keyed hashes."""
+    seed: int = 0
+    """Of phrasings, control boxes and every other draw."""
+    split: SplitRule = field(default_factory=SplitRule)
+    retries: int = 2
+    """Times a text is written again after a failed check."""
+    images_per_part: int = 64
+    """Work that is lost at most, per worker, when a build is killed."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What the manifest says of the source's options; without paths."""
+    identity: str = ""
+    """Tells this input from another of equal settings, e.g. its paths; only a hash of it is kept, and only while building."""
+    workers: int = 1
+    """Processes."""
+    progress: bool = True
+    """Show a bar on a terminal."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("workers", 1), ("images_per_part", 1), ("retries", 0), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)}: give at least {least}")
+
+
+def build(source: Source, writer: Writer, out: Path, options: BuildOptions) -> BuildReport:
+    """Build the corpus folder `out`; run again with equal settings, it goes on where a killed build stopped.
+
+    Raises:
+        ValueError: `out` holds something else, or a build of other settings; a source without images.
+        EverythingRejected: no record was left.
+        RuntimeError: a worker died, or an image made the program fail; names the image.
+    """
+    if not len(source):
+        raise ValueError(f"source {source.name}: has no images: check its files and options")
+    parts = _open_folder(source, writer, out, options)
+    _build_parts(source, writer, parts, options)
+    described = {
+        "source": source.name,
+        "images": len(source),
+        "seed": options.seed,
+        "writer": writer.name,
+        "retries": options.retries,
+        "id_key": options.ids.fingerprint,
+        "options": dict(options.settings),
+    }
+    try:
+        return finalise(parts, out, rule=options.split, seed=options.seed, builder=described)
+    except EverythingRejected:
+        _remove(out)
+        raise
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What a few images of a source give."""
+
+    images: int
+    of: int
+    drafts: tuple[Draft, ...]
+    rejects: tuple[Reject, ...]
+    stages: Mapping[str, int]
+
+    @property
+    def estimate(self) -> int:
+        """Records that the whole source would give at this rate."""
+        return round(len(self.drafts) / max(self.images, 1) * self.of)
+
+
+def dry_run(source: Source, writer: Writer, options: BuildOptions, *, most: int = 20) -> DryRun:
+    """Read, link and draft the first images; write nothing."""
+    drafts: list[Draft] = []
+    rejects: list[Reject] = []
+    images = min(most, len(source))
+    for index in range(images):
+        _, some, refused = _drafted(source, writer, index, options)
+        drafts += some
+        rejects += refused
+    stages = Counter(
+        name
+        for draft in drafts
+        for name, text in (("easy", draft.easy), ("medium", draft.medium), ("lend", draft.lend))
+        if text
+    )
+    return DryRun(images=images, of=len(source), drafts=tuple(drafts), rejects=tuple(rejects), stages=stages)
+
+
+def _open_folder(source: Source, writer: Writer, out: Path, options: BuildOptions) -> list[Path]:
+    """The part files of this build, in order; their folder exists and belongs to these settings."""
+    folder = out / PARTS
+    settings = {
+        "version": medclm.__version__,
+        "source": _digest(
+            [source.name, type(source).__name__, len(source), _plain(vars(source)), options.identity]
+        ),
+        "options": _plain(options.settings),
+        "writer": _plain([writer.name, vars(writer)]),
+        "seed": options.seed,
+        "retries": options.retries,
+        "images_per_part": options.images_per_part,
+        "split": options.split.described(),
+        "id_key": options.ids.fingerprint,
+    }
+    if (out / MANIFEST).exists():
+        raise ValueError(f"{out}: already holds a corpus: give another folder, or remove it first")
+    if (folder / _SETTINGS).exists():
+        before = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
+        differing = sorted(key for key in settings.keys() | before.keys() if settings.get(key) != before.get(key))
+        if differing:
+            raise ValueError(
+                f"{out}: holds an unfinished build with another {', '.join(differing)}: use the same settings to go on, or remove it first"
+            )
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out}: is not an empty folder: give another one")
+    else:
+        folder.mkdir(parents=True)
+        write_json(folder / _SETTINGS, settings)
+    count = -(-len(source) // options.images_per_part)
+    return [folder / f"part-{number:06d}.arrow" for number in range(count)]
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON can hold it, for telling settings apart; what a source has merely loaded counts by its type."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping) and len(value) <= 100:
+        return {str(key): _plain(one) for key, one in value.items() if not str(key).startswith("_")}
+    if isinstance(value, list | tuple) and len(value) <= 100:
+        return [_plain(one) for one in value]
+    if hasattr(value, "__dataclass_fields__"):
+        return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__ if not name.startswith("_")}
+    return type(value).__name__
+
+
+def _remove(out: Path) -> None:
+    """Undo `_open_folder`: nothing half-made stays behind."""
+    shutil.rmtree(out / PARTS)
+    if not any(out.iterdir()):
+        out.rmdir()
+
+
+def _build_parts(source: Source, writer: Writer, parts: list[Path], options: BuildOptions) -> None:
+    todo = [number for number, path in enumerate(parts) if not path.exists()]
+    size = options.images_per_part
+    with tqdm(total=len(source), unit="image", desc="building", disable=None if options.progress else True) as bar:
+        bar.update(len(source) - sum(min(size, len(source) - number * size) for number in todo))
+        totals: Counter[str] = Counter()
+        for counts in _run(source, writer, parts, todo, options):
+            totals.update(counts)
+            bar.update(counts["images"])
+            bar.set_postfix(records=totals["records"], rejects=totals["rejects"])
+
+
+def _run(source: Source, writer: Writer, parts: list[Path], todo: list[int], options: BuildOptions) -> Iterator[Counter[str]]:
+    """Build the parts in `todo`; counts of each as it is finished."""
+    if options.workers == 1 or len(todo) < 2:
+        for number in todo:
+            yield build_part(source, writer, number, parts[number], options)
+        return
+    # spawn, not fork: a forked child of a process with threads (pyarrow has some) may wait for a lock for ever
+    context = multiprocessing.get_context("spawn")
+    waiting = iter(todo)
+    workers: dict[Connection, BaseProcess] = {}
+    try:
+        for _ in range(min(options.workers, len(todo))):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_work, args=(source, writer, parts, options, theirs), daemon=True)
+            process.start()
+            theirs.close()  # so that the death of the worker ends the pipe
+            workers[ours] = process
+            ours.send(next(waiting))
+        busy = set(workers)
+        while busy:
+            for connection in wait(list(busy)):
+                assert isinstance(connection, Connection)
+                yield _received(connection)
+                more = next(waiting, None)
+                if more is None:
+                    busy.remove(connection)
+                else:
+                    connection.send(more)
+    finally:
+        for connection, worker in workers.items():
+            worker.terminate()
+            worker.join()
+            connection.close()
+
+
+def _received(connection: Connection) -> Counter[str]:
+    try:
+        answer = connection.recv()
+    except (EOFError, ConnectionError) as error:
+        raise RuntimeError(
+            "a worker process died (out of memory, or killed): finished parts are kept; run the same command again to go on"
+        ) from error
+    if isinstance(answer, BaseException):
+        raise answer
+    counts: Counter[str] = answer
+    return counts
+
+
+def _work(source: Source, writer: Writer, parts: list[Path], options: BuildOptions, connection: Connection) -> None:
+    """A worker: builds the parts it is told to, until its pipe ends. The source crosses to it once."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the main process ends us
+    while True:
+        try:
+            number = connection.recv()
+        except EOFError:
+            return
+        try:
+            connection.send(build_part(source, writer, number, parts[number], options))
+        except (ValueError, RuntimeError, OSError) as error:
+            connection.send(error)
+
+
+def build_part(source: Source, writer: Writer, number: int, path: Path, options: BuildOptions) -> Counter[str]:
+    """Build part `number` and write it to `path`; counts of its images, records and rejects."""
+    first = number * options.images_per_part
+    indices = range(first, min(first + options.images_per_part, len(source)))
+    # what belongs to no image of the source is told once
+    rows: list[PartRow] = [reject_row(reject) for reject in getattr(source, "rejects", ())] if number == 0 else []
+    for index in indices:
+        linked, drafts, rejects = _drafted(source, writer, index, options)
+        if linked is not None:
+            rows += image_rows(linked, drafts, options.ids)
+        rows += [reject_row(reject) for reject in rejects]
+    write_part(path, rows)
+    kinds = Counter(row.kind for row in rows)
+    return Counter(images=len(indices), records=kinds["record"], rejects=kinds["reject"])
+
+
+def _drafted(
+    source: Source, writer: Writer, index: int, options: BuildOptions
+) -> tuple[LinkedImage | None, list[Draft], list[Reject]]:
+    """One image through every step; an image that is refused as a whole gives its reason alone."""
+    where = f"images[{index}]"
+    try:
+        image = source.read(index)
+        seed = _image_seed(options.seed, image)
+        linked = link(image, seed=seed)
+        drafts, refused = draft_checked(linked, writer, seed, options.retries)
+    except RejectedImage as error:
+        return None, [], [Reject(where, error.reason, error.detail)]
+    except Exception as error:
+        raise RuntimeError(f"source {source.name}, {where}: {type(error).__name__}: {error}") from error
+    rejects = _unique([*image.rejects, *linked.rejects, *refused])
+    if not drafts and not rejects:
+        rejects = [
+            Reject(where, "image_without_records", "nothing can be asked about it: no annotation, and no class in scope")
+        ]
+    return linked, drafts, rejects
+
+
+def _unique(rejects: Iterable[Reject]) -> list[Reject]:
+    """Each reject once, though a step may hand on what the step before it refused."""
+    return list(dict.fromkeys(rejects))
+
+
+def _image_seed(seed: int, image: SourceImage) -> int:
+    digest = hashlib.sha256(json.dumps([seed, "image", image.source, image.key]).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+# --- rows of a part -------------------------------------------------------------------------------------------------------
+
+
+def reject_row(reject: Reject) -> PartRow:
+    return PartRow("reject", reject.index, {"index": reject.index, "reason": reject.reason, "detail": reject.detail})
+
+
+def image_rows(linked: LinkedImage, drafts: Iterable[Draft], ids: Ids) -> list[PartRow]:
+    """An image with its study, annotations and records as rows of a part; ids are hashed here.
+
+    Bodies hold the columns of data/schema.py except row numbers. In their place an annotation has `image`, a record has
+    `index`, `image`, `annotations`, `easy_image`, `lend` (its Hard texts for others) and `hard` (a stated pairing, or None).
+    """
+    image = linked.image
+    image_id = ids.make("image", image.source, image.key)
+    patient = _patient_id(image, ids)
+    study = _study_id(image, ids)
+    rows = [PartRow("image", image_id, _image_body(image, image_id, patient, study, ids), encode_png(image.pixels))]
+    if image.report:
+        report = {name: image.report.get(name) for name in _REPORT_FIELDS}
+        rows.append(PartRow("study", study or "", {"study": study, "patient": patient, **report, "sentences": None}))
+    names = [ids.make("annotation", image.source, f"{image.key}#{number}") for number in range(len(linked.annotations))]
+    size = image.pixels.shape[1], image.pixels.shape[0]
+    for name, annotation in zip(names, linked.annotations, strict=True):
+        rows.append(PartRow("annotation", name, _annotation_body(annotation, name, image_id, size, image, ids)))
+    for number, draft in enumerate(drafts):
+        record_id = ids.make("record", image.source, f"{image.key}#{number}#{draft.question_kind}")
+        rows.append(PartRow("record", record_id, _record_body(draft, record_id, image_id, names, image.index)))
+    return rows
+
+
+def _patient_id(image: SourceImage, ids: Ids) -> str:
+    if image.patient is None:
+        return ids.make("patient of image", image.source, image.key)
+    return ids.make("patient", image.source, image.patient)
+
+
+def _study_id(image: SourceImage, ids: Ids) -> str | None:
+    if image.study is not None:
+        return ids.make("study", image.source, json.dumps([image.patient, image.study]))
+    return ids.make("study of image", image.source, image.key) if image.report else None
+
+
+def _image_body(image: SourceImage, image_id: str, patient: str, study: str | None, ids: Ids) -> dict[str, Any]:
+    attributes = {name: image.attributes[name] for name in ATTRIBUTES if name in image.attributes}
+    return {
+        "image_id": image_id,
+        "index": image.index,
+        "width": int(image.pixels.shape[1]),
+        "height": int(image.pixels.shape[0]),
+        "patient": patient,
+        "study": study,
+        "series": None
+        if image.series is None
+        else ids.make("series", image.source, json.dumps([image.patient, image.study, image.series])),
+        "order_in_patient": image.order_in_patient,
+        "modality": image.modality,
+        "technique": image.technique,
+        "view": image.view,
+        "plane": image.plane,
+        "patient_directions": image.patient_directions,
+        "spacing_mm": _list(image.spacing_mm),
+        "window": _list(image.window),
+        "original_size": _list(image.original_size),
+        "attributes": _json(attributes),
+        "source": image.source,
+        "licence": image.licence,
+        "shareable": bool(image.shareable),
+        "official_split": image.official_split,
+        "label_scope": list(image.label_scope),
+        "image_labels": _json(image.image_labels),
+    }
+
+
+def _annotation_body(
+    annotation: LinkedAnnotation, name: str, image_id: str, size: tuple[int, int], image: SourceImage, ids: Ids
+) -> dict[str, Any]:
+    source = annotation.source
+    box = source.box_px.scaled(1 / size[0], 1 / size[1])
+    lesion = None
+    if source.lesion_3d is not None and annotation.box_role == "lesion":
+        lesion = ids.make("lesion", image.source, json.dumps([image.patient, source.lesion_3d]))
+    return {
+        "annotation_id": name,
+        "image": image_id,
+        "class_source": source.class_source,
+        "lesion_class": source.lesion_class,
+        "box_xyxy_unit": [min(max(float(edge), 0.0), 1.0) for edge in box],
+        "box_role": annotation.box_role,
+        "mask_rle": None if source.mask is None else _mask_rle(source.mask),
+        "lesion_3d": lesion,
+        "agreement": _float(source.agreement),
+        "organ": annotation.organ,
+        "organ_relation": annotation.organ_relation,
+        "organ_score": _float(annotation.organ_score),
+        "facts": _json(annotation.facts),
+    }
+
+
+def _record_body(draft: Draft, record_id: str, image_id: str, names: list[str], index: str) -> dict[str, Any]:
+    return {
+        "record_id": record_id,
+        "index": index,
+        "task": draft.task,
+        "image": image_id,
+        "annotations": [names[number] for number in draft.annotations],
+        "easy_image": None,
+        "question_kind": draft.question_kind,
+        "language": draft.language,
+        "domain": draft.domain,
+        "writer": draft.writer,
+        "claims": _json(draft.claims),
+        "easy": stage_body(draft.easy),
+        "medium": stage_body(draft.medium),
+        "lend": stage_body(draft.lend),
+        "hard": None,
+    }
+
+
+def stage_body(text: StageText | None) -> dict[str, Any] | None:
+    """The texts of a stage by column stem."""
+    if text is None:
+        return None
+    return {
+        "question": text.question,
+        "rationale": text.rationale,
+        "answer": text.answer,
+        "answers": list(text.answers),
+        "answer_type": text.answer_type,
+    }
+
+
+def _mask_rle(mask: np.ndarray) -> str:
+    encoded = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return json.dumps({"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode("ascii")})
+
+
+def _float(number: float | None) -> float | None:
+    return None if number is None else float(number)
+
+
+def _list(numbers: Iterable[float] | None) -> list[float] | None:
+    return None if numbers is None else [number.item() if isinstance(number, np.generic) else number for number in numbers]
+
+
+def _json(value: Any) -> str:
+    def plain(one: Any) -> Any:
+        if isinstance(one, np.generic | np.ndarray):
+            return one.tolist()
+        if isinstance(one, Mapping):
+            return dict(one)
+        if isinstance(one, set | frozenset):
+            return sorted(one)
+        raise TypeError(f"{type(one).__name__} in facts or claims cannot be stored")
+
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, default=plain)

@@ -1,0 +1,362 @@
+"""The Arrow files of a corpus: written once by finalise, read at random by training. Needs pyarrow alone to read.
+
+A file is an Arrow IPC stream of small record batches. Reading maps it into memory and keeps only the byte offset of each
+batch, so that one row costs one batch header, not a scan, and memory does not grow with the corpus: pages that were
+touched are given back to the system after about `_RESIDENT_BYTES` of them. Knows nothing of stages, models or sources.
+"""
+
+from __future__ import annotations
+
+import bisect
+import io
+import itertools
+import mmap
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from medclm.data.manifest import read_manifest, sha256_file
+from medclm.data.schema import COLUMNS, KINDS, SPLITS, features
+
+BATCH_ROWS = {"images": 64, "studies": 256, "annotations": 1024, "records": 1024}
+"""Rows of a record batch: what one random read has to look at."""
+_RESIDENT_BYTES = 32 << 20
+_READ_COST = 1 << 20
+"""Bytes a read may map beside its own: the system maps neighbouring pages too (measured: up to about 1 MB a read)."""
+
+
+class _File:
+    """One mapped Arrow stream: its schema, and where each record batch begins."""
+
+    def __init__(self, path: Path, rows: int) -> None:
+        self.path = path
+        with path.open("rb") as stream:
+            self.map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        self.buffer = pa.py_buffer(self.map)
+        source = pa.BufferReader(self.buffer)
+        try:
+            self.schema = pa.ipc.read_schema(source)
+            offsets, counts = self._batches(source)
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"{path}: not a readable Arrow stream ({error}): copy or build the corpus again") from error
+        self.offsets = np.asarray(offsets, np.int64)
+        self.first = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        """First row of each batch, and the number of rows at the end."""
+        if self.first[-1] != rows:
+            raise ValueError(f"{path}: holds {self.first[-1]} rows, the manifest says {rows}: copy or build the corpus again")
+        self.give_back()
+
+    def _batches(self, source: pa.BufferReader) -> tuple[list[int], list[int]]:
+        offsets: list[int] = []
+        counts: list[int] = []
+        while True:
+            offset = source.tell()
+            try:
+                message = pa.ipc.read_message(source)
+            except EOFError:
+                return offsets, counts
+            offsets.append(offset)
+            counts.append(pa.ipc.read_record_batch(message, self.schema).num_rows)
+
+    def batch(self, index: int) -> pa.RecordBatch:
+        """A record batch over the mapped bytes; nothing is copied."""
+        source = pa.BufferReader(self.buffer)
+        source.seek(int(self.offsets[index]))
+        return pa.ipc.read_record_batch(pa.ipc.read_message(source), self.schema)
+
+    def find(self, row: int) -> tuple[int, int]:
+        """(batch, row within it) of a row of this file."""
+        index = int(np.searchsorted(self.first, row, side="right")) - 1
+        return index, row - int(self.first[index])
+
+    def give_back(self) -> None:
+        """Let the system drop the touched pages from this process; they come back from the file when needed."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self.map.madvise(mmap.MADV_DONTNEED)
+
+
+class Corpus:
+    """A stored corpus, opened for reading. Thread-safe; files are mapped at their first use.
+
+    Args:
+        folder: holds manifest.json and the Arrow files.
+        verify: also compare every file's sha256 with the manifest (reads everything once).
+
+    Raises:
+        ValueError: no manifest, a newer major version, a missing file, a size or (with `verify`) a hash that differs; the
+            message names the file and the cure.
+    """
+
+    def __init__(self, folder: Path, *, verify: bool = False) -> None:
+        self.folder = Path(folder)
+        self.manifest: dict[str, Any] = read_manifest(self.folder)
+        self.domains: list[str] = [entry["name"] for entry in self.manifest["domains"]]
+        self._entries = {
+            kind: sorted((e for e in self.manifest["files"] if e["kind"] == kind), key=lambda e: str(e["path"]))
+            for kind in KINDS
+        }
+        self._first = {
+            kind: [0, *itertools.accumulate(int(entry["rows"]) for entry in entries)] for kind, entries in self._entries.items()
+        }
+        self._files: dict[str, _File] = {}
+        self._lock = threading.Lock()
+        self._touched = 0
+        self._check_sizes()
+        if verify:
+            self.verify()
+
+    def _check_sizes(self) -> None:
+        for entry in self.manifest["files"]:
+            path = self.folder / entry["path"]
+            try:
+                size = path.stat().st_size
+            except OSError as error:
+                raise ValueError(f"{path}: {error.strerror}: the manifest lists it; copy or build the corpus again") from error
+            if size != entry["bytes"]:
+                raise ValueError(f"{path}: {size} bytes, the manifest says {entry['bytes']}: copy or build the corpus again")
+
+    def verify(self) -> None:
+        """Compare every file's sha256 with the manifest.
+
+        Raises:
+            ValueError: a file differs.
+        """
+        for entry in self.manifest["files"]:
+            path = self.folder / entry["path"]
+            found = sha256_file(path)
+            if found != entry["sha256"]:
+                raise ValueError(
+                    f"{path}: sha256 {found[:12]}..., the manifest says {entry['sha256'][:12]}...: the file was changed or damaged; "
+                    "copy or build the corpus again"
+                )
+
+    def count(self, kind: str, split: str | None = None) -> int:
+        """Rows of a kind; for records, of one split when given."""
+        return sum(int(entry["rows"]) for entry in self._entries_of(kind, split))
+
+    def record_files(self, split: str) -> list[tuple[int, int]]:
+        """(first row among all records, rows) of each file of a split, in row order."""
+        entries = self._entries["records"]
+        return [
+            (first, int(entry["rows"]))
+            for entry, first in zip(entries, self._first["records"], strict=False)
+            if entry["split"] == split and entry["rows"]
+        ]
+
+    def row(self, kind: str, row: int, columns: Sequence[str] | None = None) -> dict[str, Any]:
+        """One row as Python values; all columns unless named.
+
+        Raises:
+            ValueError: no such kind, row or column.
+        """
+        file, local = self._locate(kind, row)
+        index, inside = file.find(local)
+        batch = file.batch(index)
+        self._touch(0)
+        return {name: self._column(kind, batch, name)[inside].as_py() for name in (columns or batch.schema.names)}
+
+    def rows(self, kind: str, rows: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
+        """Rows in the order asked for; rows that share a record batch open it once."""
+        open_batches: dict[tuple[str, int], list[Any]] = {}
+        found = []
+        for row in rows:
+            file, local = self._locate(kind, row)
+            index, inside = file.find(local)
+            key = (file.path.name, index)
+            if key not in open_batches:
+                batch = file.batch(index)
+                self._touch(0)
+                open_batches[key] = [self._column(kind, batch, name) for name in columns]
+            found.append({name: column[inside].as_py() for name, column in zip(columns, open_batches[key], strict=True)})
+        return found
+
+    def scan(self, kind: str, columns: Sequence[str], split: str | None = None) -> Iterator[pa.RecordBatch]:
+        """Every row of a kind (records: of a split), batch by batch in row order.
+
+        Yields:
+            Record batches of `columns` over mapped bytes; `first_row(batch)` is the number of the first row. A batch is
+            to be used before the next one is taken.
+        """
+        for entry, first in zip(self._entries[kind], self._first[kind], strict=False):
+            if split is not None and entry.get("split") != split:
+                continue
+            file = self._open(entry)
+            for index in range(len(file.offsets)):
+                batch = file.batch(index)
+                arrays = [self._column(kind, batch, name) for name in columns]
+                schema = pa.schema(
+                    [batch.schema.field(name).remove_metadata() for name in columns],
+                    metadata={_FIRST_ROW: str(first + int(file.first[index])).encode()},
+                )
+                yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+                self._touch(batch.nbytes)
+
+    def picture(self, image_row: int) -> Image.Image:
+        """The decoded picture of an image row, RGB, not kept.
+
+        Raises:
+            ValueError: no such row, or bytes that do not decode; names file and row.
+        """
+        data = self.image_bytes(image_row)
+        try:
+            with Image.open(io.BytesIO(data)) as picture:
+                return picture.convert("RGB")
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            file, _ = self._locate("images", image_row)
+            raise ValueError(
+                f"{file.path}: images row {image_row} does not decode ({error}): copy or build the corpus again"
+            ) from error
+
+    def image_bytes(self, image_row: int) -> bytes:
+        """The encoded bytes of an image row, as stored."""
+        stored = self.row("images", image_row, ["image"])["image"]
+        data: bytes = stored["bytes"]
+        self._touch(len(data))
+        return data
+
+    def _entries_of(self, kind: str, split: str | None) -> list[dict[str, Any]]:
+        if kind not in KINDS:
+            raise ValueError(f"kind {kind!r}: expected one of {', '.join(KINDS)}")
+        if split is not None and (kind != "records" or split not in SPLITS):
+            raise ValueError(f"split {split!r} of {kind}: only records have a split, one of {', '.join(SPLITS)}")
+        return [entry for entry in self._entries[kind] if split is None or entry["split"] == split]
+
+    def _locate(self, kind: str, row: int) -> tuple[_File, int]:
+        starts = self._first.get(kind)
+        if starts is None:
+            raise ValueError(f"kind {kind!r}: expected one of {', '.join(KINDS)}")
+        if not 0 <= row < starts[-1]:
+            raise ValueError(
+                f"{self.folder}: {kind} row {row} is out of range: there are {starts[-1]} (rows 0 to {starts[-1] - 1})"
+            )
+        index = bisect.bisect_right(starts, row) - 1
+        return self._open(self._entries[kind][index]), row - starts[index]
+
+    def _open(self, entry: dict[str, Any]) -> _File:
+        name = str(entry["path"])
+        file = self._files.get(name)
+        if file is None:
+            with self._lock:
+                file = self._files.get(name)
+                if file is None:
+                    file = self._files[name] = _File(self.folder / name, int(entry["rows"]))
+        return file
+
+    def _column(self, kind: str, batch: pa.RecordBatch, name: str) -> Any:
+        index = batch.schema.get_field_index(name)
+        if index < 0:
+            raise ValueError(f"{self.folder}: {kind} has no column {name!r}: columns are {', '.join(batch.schema.names)}")
+        return batch.column(index)
+
+    def _touch(self, size: int) -> None:
+        """Count a read of `size` bytes; from time to time give the mapped pages back."""
+        with self._lock:
+            self._touched += _READ_COST + size
+            if self._touched < _RESIDENT_BYTES:
+                return
+            self._touched = 0
+            files = list(self._files.values())
+        for file in files:
+            file.give_back()
+
+
+_FIRST_ROW = b"first_row"
+
+
+def first_row(batch: pa.RecordBatch) -> int:
+    """Number of the first row of a batch that `Corpus.scan` yielded."""
+    return int(batch.schema.metadata[_FIRST_ROW])
+
+
+class ShardWriter:
+    """Writes the rows of one kind (records: of one split) as numbered Arrow stream files.
+
+    A file appears under its name only when it is complete. At least one file is written, if need be without rows, so that
+    every kind can be opened. Use as a context manager; `entries` then lists the files for the manifest.
+
+    Args:
+        folder: where the files go.
+        kind: one of schema.KINDS.
+        split: for records only.
+        rows_per_file, bytes_per_file: a file is closed when it reaches either.
+    """
+
+    def __init__(
+        self, folder: Path, kind: str, split: str | None = None, *, rows_per_file: int = 65536, bytes_per_file: int = 256 << 20
+    ) -> None:
+        if (kind == "records") != (split is not None):
+            raise ValueError(f"ShardWriter: kind {kind!r} with split {split!r}: records, and only they, have a split")
+        self.entries: list[dict[str, Any]] = []
+        self._folder, self._kind, self._split = folder, kind, split
+        self._rows_per_file, self._bytes_per_file = rows_per_file, bytes_per_file
+        self._schema = features(kind).arrow_schema
+        self._pending: list[dict[str, Any]] = []
+        self._file_rows = 0
+        self._stream: Any = None
+        self._writer: Any = None
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._abandon()
+            return
+        if self._pending or not self.entries:
+            self._open_file()
+            self._flush()
+        self._close_file()
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Append a row: every column of the kind; bytes of an image as {"bytes": ..., "path": None}."""
+        assert row.keys() == COLUMNS[self._kind].keys(), f"{self._kind}: {sorted(row.keys() ^ COLUMNS[self._kind].keys())}"
+        self._pending.append(row)
+        if len(self._pending) >= BATCH_ROWS[self._kind]:
+            self._open_file()
+            self._flush()
+            if self._file_rows >= self._rows_per_file or self._stream.tell() >= self._bytes_per_file:
+                self._close_file()
+
+    @property
+    def _name(self) -> str:
+        split = f"-{self._split}" if self._split else ""
+        return f"{self._kind}{split}-{len(self.entries):05d}.arrow"
+
+    def _open_file(self) -> None:
+        if self._writer is None:
+            self._stream = (self._folder / f".{self._name}.tmp").open("wb")
+            self._writer = pa.ipc.new_stream(self._stream, self._schema)
+            self._file_rows = 0
+
+    def _flush(self) -> None:
+        if self._pending:
+            self._writer.write_batch(pa.RecordBatch.from_pylist(self._pending, schema=self._schema))
+            self._file_rows += len(self._pending)
+            self._pending = []
+
+    def _close_file(self) -> None:
+        if self._writer is None:
+            return
+        self._writer.close()
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+        self._stream.close()
+        temporary, name = self._folder / f".{self._name}.tmp", self._name
+        entry = {"path": name, "kind": self._kind, "rows": self._file_rows}
+        entry |= {"bytes": temporary.stat().st_size, "sha256": sha256_file(temporary)}
+        if self._split:
+            entry["split"] = self._split
+        os.replace(temporary, self._folder / name)
+        self.entries.append(entry)
+        self._writer = self._stream = None
+
+    def _abandon(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+            (self._folder / f".{self._name}.tmp").unlink(missing_ok=True)

@@ -1,0 +1,196 @@
+"""The only file that imports deepspeed: processes, sharded weights, forward, backward, step, save, load.
+
+The loop sees `Engine`: it hands in micro-batches and gets losses back. Knows nothing of stages, corpora or tracking.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from medclm.config import EngineSection, Recipe, TrainSection
+from medclm.distributed import Ranks
+from medclm.models.objective import Losses, TokenCounts
+from medclm.types import Batch
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where this rank computes."""
+
+    name: str
+    """`cuda:0`, `cpu`, ..."""
+    bf16: bool
+    """The accelerator computes in bfloat16 natively."""
+
+
+def find_device(local_rank: int) -> Device:
+    """This rank's accelerator, or the CPU."""
+    if torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR", "cuda") == "cuda":
+        if local_rank >= torch.cuda.device_count():
+            raise ValueError(
+                f"LOCAL_RANK={local_rank}, but this machine has {torch.cuda.device_count()} GPU(s): start fewer ranks"
+            )
+        torch.cuda.set_device(local_rank)
+        return Device(name=f"cuda:{local_rank}", bf16=torch.cuda.is_bf16_supported())
+    return Device(name="cpu", bf16=False)
+
+
+def wants_bf16(section: TrainSection, device: Device) -> bool:
+    """`train.precision`, resolved for this machine."""
+    return device.bf16 if section.precision == "auto" else section.precision == "bf16"
+
+
+def connect(section: EngineSection, device: Device) -> Ranks:
+    """Join the process group that the launcher's environment describes (a group of one without a launcher).
+
+    Raises:
+        RuntimeError: the rendezvous port is taken, or peers do not come.
+    """
+    import deepspeed
+
+    ranks = Ranks.from_environment()
+    for name, default in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1), ("MASTER_ADDR", "127.0.0.1")):
+        os.environ.setdefault(name, str(default))
+    os.environ.setdefault("MASTER_PORT", str(_free_port()) if ranks.world_size == 1 else "29500")
+    if device.name == "cpu" and not section.shm_op:
+        # DeepSpeed would compile a shared-memory op with g++ and ninja, a minute on every fresh machine, and fail without
+        # them. An empty list of compatible ops makes it use plain gloo: the same results, nothing compiled.
+        deepspeed.ops.__compatible_ops__ = {}
+    backend = "gloo" if device.name == "cpu" else "nccl"
+    try:
+        deepspeed.init_distributed(dist_backend=backend, timeout=timedelta(seconds=section.timeout_s), verbose=False)
+    except RuntimeError as error:
+        if "EADDRINUSE" in str(error) or "address already in use" in str(error):
+            raise RuntimeError(
+                f"port {os.environ['MASTER_PORT']} on {os.environ['MASTER_ADDR']} is in use: another run? Choose another one with "
+                f"`deepspeed --master_port N ...`"
+            ) from error
+        raise
+    return ranks
+
+
+def _free_port() -> int:
+    """A port for a group of one, which talks to nobody but itself."""
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def disconnect() -> None:
+    """Leave the process group."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+@contextlib.contextmanager
+def sharded_weights(ds_config: dict[str, Any]) -> Iterator[None]:
+    """While open, transformers builds and loads models in ZeRO-3 shards, so that no rank ever holds a whole one."""
+    from transformers.integrations import HfDeepSpeedConfig
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    live = HfDeepSpeedConfig(ds_config)  # transformers keeps a weak reference: it counts while this object lives
+    try:
+        yield
+    finally:
+        del live
+        unset_hf_deepspeed_config()
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Trainable parameters with and without decay: biases and norms (one-dimensional) are not decayed.
+
+    Under ZeRO-3 a parameter's own shape is its shard's; `ds_shape` is the whole.
+    """
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    decayed = [p for p in trainable if len(getattr(p, "ds_shape", p.shape)) >= 2]
+    plain = [p for p in trainable if len(getattr(p, "ds_shape", p.shape)) < 2]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+class Engine:
+    """An objective under DeepSpeed."""
+
+    def __init__(self, objective: nn.Module, recipe: Recipe, ds_config: dict[str, Any], device: Device) -> None:
+        import deepspeed
+
+        section = recipe.train
+        optimizer = torch.optim.AdamW(
+            parameter_groups(objective, section.weight_decay),
+            lr=section.lr,
+            betas=(section.betas[0], section.betas[1]),
+            fused=device.name != "cpu" and "offload_optimizer" not in ds_config["zero_optimization"],
+        )
+        self.device = device
+        self._optimizer = optimizer
+        self._engine, *_ = deepspeed.initialize(model=objective, optimizer=optimizer, config=ds_config)
+
+    @property
+    def module(self) -> nn.Module:
+        """The objective as it was handed in."""
+        module = self._engine.module
+        assert isinstance(module, nn.Module)
+        return module
+
+    def forward_backward(self, batch: Batch, counts: TokenCounts | None = None) -> Losses:
+        """One micro-batch: a single forward for its mixed stages, then backward. Returns the objective's losses.
+
+        backward() divides by the accumulation and ZeRO averages over ranks: with equal micro-batches the gradient is exactly
+        that of the mean over the global batch.
+        """
+        losses: Losses = self._engine(batch.to(self.device.name), counts)
+        self._engine.backward(losses.loss)
+        if not self._engine.is_gradient_accumulation_boundary():
+            self._engine.step()  # counts the micro-batch; the weights stay
+        return losses
+
+    def update(self, lr: float) -> bool:
+        """Clip, check, step with learning rate `lr`. False when a gradient was not finite on any rank: nothing changed."""
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = lr
+        self._engine.step()
+        return bool(self._engine.was_step_applied())
+
+    def gradient_norm(self) -> float:
+        """Global gradient norm of the last update, before clipping; forces a device synchronisation."""
+        norm = self._engine.get_global_grad_norm()
+        return float(norm) if norm is not None else float("nan")
+
+    def save(self, folder: Path, *, exclude_frozen: bool) -> None:
+        """Write this rank's shard under `folder`; every rank calls it."""
+        self._engine.save_checkpoint(str(folder), tag="state", save_latest=False, exclude_frozen_parameters=exclude_frozen)
+
+    def load(self, folder: Path, *, exclude_frozen: bool) -> None:
+        """Continue from what `save` wrote with the same number of ranks; every rank calls it.
+
+        Raises:
+            RuntimeError: nothing could be loaded.
+        """
+        path, _ = self._engine.load_checkpoint(str(folder), tag="state", load_module_strict=not exclude_frozen)
+        if path is None:
+            raise RuntimeError(f"{folder}: DeepSpeed found no state to load")
+        # ZeRO's step counter is not ours, but the accumulation counter must start at a boundary.
+        self._engine.micro_steps = 0
+
+    def close(self) -> None:
+        self._engine.destroy()
+
+
+def consolidated_state(folder: Path, *, exclude_frozen: bool) -> dict[str, torch.Tensor]:
+    """The whole float32 weights of a saved checkpoint, on the CPU, with the objective's parameter names."""
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    with contextlib.redirect_stdout(open(os.devnull, "w")):  # it prints a line per file
+        state = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag="state", exclude_frozen_parameters=exclude_frozen)
+    return {name: tensor.contiguous() for name, tensor in state.items()}

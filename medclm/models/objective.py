@@ -1,0 +1,119 @@
+"""One forward of a mixed-stage micro-batch -> losses. The hot path of training.
+
+The inner network gives hidden states; only those that predict a target token go through the language-model head. All of it
+happens inside one forward, so that under ZeRO-3 every rank calls the same modules, also a rank without targets. Knows
+nothing of DeepSpeed or the curriculum: stages arrive as numbers in the batch.
+
+Legend: B samples, T tokens, N target tokens, D hidden units, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from medclm.losses.cross_entropy import mean_or_zero, sums_by_sample, token_losses
+from medclm.types import Batch, Segment, Stage
+
+
+class Losses(NamedTuple):
+    """What one micro-batch gives. A tuple, because DeepSpeed looks for the tensors in a module's output."""
+
+    loss: torch.Tensor
+    """() float32, to call backward on."""
+    answer: torch.Tensor
+    """(B,) float32, mean over the sample's answer tokens, 0 if it has none; detached."""
+    rationale: torch.Tensor
+    """(B,) float32, mean over the sample's rationale tokens, 0 if it has none; detached."""
+    sample: torch.Tensor
+    """(B,) float32, the sample's loss by its stage; detached."""
+    target_tokens: torch.Tensor
+    """() int64, number of supervised tokens."""
+
+
+class TokenCounts(NamedTuple):
+    """What `train.normalization: token` needs to know before the first backward of a step."""
+
+    answer: float
+    """Answer tokens of the global batch."""
+    rationale: float
+    """Rationale tokens of the global batch."""
+    micro_batches: int
+    """Micro-batches in the global batch: ranks times accumulation."""
+
+
+class Objective(nn.Module):
+    """forward(batch) of a network with `.model` (inner, gives hidden states) and `.lm_head`."""
+
+    def __init__(self, network: nn.Module, answer_weight: float, rationale_weight: float) -> None:
+        """Weights are those of a sample's mean answer and rationale loss in Easy and Medium; Hard is the answer loss alone."""
+        super().__init__()
+        self.network: Any = network
+        self.answer_weight = answer_weight
+        self.rationale_weight = rationale_weight
+
+    def forward(self, batch: Batch, counts: TokenCounts | None = None) -> Losses:
+        """Losses of a micro-batch on the network's device.
+
+        Args:
+            batch: right-padded; segments say what is supervised.
+            counts: None = mean of per-sample losses; given = means over all answer and all rationale tokens of the global batch.
+        """
+        # Before the forward, so that the one wait for the device (how many targets?) is not a wait for the network.
+        samples_n, predictors_n = (batch.segments[:, 1:] != Segment.CONTEXT).nonzero(as_tuple=True)
+        targets_n = batch.input_ids[samples_n, predictors_n + 1]
+        answers_n = batch.segments[samples_n, predictors_n + 1] == Segment.ANSWER
+
+        # No padding mask: padding is on the right, so a causal network never shows it to a real token, and attention
+        # without a mask runs the faster kernel.
+        hidden_btd = self.network.model(
+            input_ids=batch.input_ids, pixel_values=batch.pixel_values, use_cache=False
+        ).last_hidden_state
+        logits_nv = self.network.lm_head(hidden_btd[samples_n, predictors_n])
+        losses_n = token_losses(logits_nv, targets_n)
+
+        size = batch.input_ids.shape[0]
+        answer_sums_b, answer_counts_b = sums_by_sample(losses_n, samples_n, answers_n, size)
+        rationale_sums_b, rationale_counts_b = sums_by_sample(losses_n, samples_n, ~answers_n, size)
+        answer_b = mean_or_zero(answer_sums_b, answer_counts_b)
+        rationale_b = mean_or_zero(rationale_sums_b, rationale_counts_b)
+
+        hard_b = batch.stages == Stage.HARD
+        answer_weight_b = torch.where(hard_b, 1.0, self.answer_weight)
+        rationale_weight_b = torch.where(hard_b, 0.0, self.rationale_weight)
+        sample_b = answer_weight_b * answer_b + rationale_weight_b * rationale_b
+        if counts is None:
+            loss = sample_b.mean()
+        else:
+            loss = (answer_weight_b * answer_sums_b).sum() / max(counts.answer, 1)
+            loss = loss + (rationale_weight_b * rationale_sums_b).sum() / max(counts.rationale, 1)
+            # The counts are global already, and DeepSpeed will divide by ranks and accumulation: undo that division once.
+            loss = loss * counts.micro_batches
+        return Losses(
+            loss,
+            answer_b.detach(),
+            rationale_b.detach(),
+            sample_b.detach(),
+            answers_n.new_tensor(len(targets_n), dtype=torch.int64),
+        )
+
+
+def count_targets(batch: Batch) -> tuple[int, int]:
+    """(answer, rationale) tokens of a micro-batch, counted as the objective does: the first token predicts, it is no target."""
+    segments = batch.segments[:, 1:]
+    return int((segments == Segment.ANSWER).sum()), int((segments == Segment.RATIONALE).sum())
+
+
+def network_state(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The state of an `Objective` under the names of its network, as `ModelFamily.export` takes it.
+
+    Raises:
+        ValueError: a name that is not the objective's.
+    """
+    strange = next((name for name in state if not name.startswith("network.")), None)
+    if strange is not None:
+        raise ValueError(f"{strange} is no parameter of an Objective: the state belongs to something else")
+    return {name.removeprefix("network."): value for name, value in state.items()}

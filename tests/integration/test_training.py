@@ -1,0 +1,227 @@
+"""Whole runs under real DeepSpeed: resume, signals, stops, exports, wrong starts."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from medclm.checkpoint import exported, newest, verify
+from medclm.config import load_recipe
+from medclm.curriculum.log import read_log, replay
+from medclm.curriculum.registry import make_policy
+from medclm.data.shards import Corpus
+from medclm.data.stream import Stream
+from medclm.data.testing import write_small_corpus
+from medclm.engine import consolidated_state
+from tests.ranks import run_ranks
+from train.main import main
+
+ROOT = Path(__file__).resolve().parents[2]
+ZERO3 = ROOT / "ds_configs" / "zero3.json"
+TINY = [
+    "--model.tiny.image_size=32",
+    "--model.tiny.vision_width=32",
+    "--model.tiny.vision_layers=2",
+    "--model.tiny.width=32",
+    "--model.tiny.layers=2",
+    "--model.tiny.heads=2",
+    "--train.global_batch_size=12",
+    "--train.micro_batch_size=3",
+    "--data.min_side=0",
+    "--tracking.uri=off",
+]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return write_small_corpus(tmp_path_factory.mktemp("corpus") / "small", images=60)
+
+
+def flags(corpus, out, *more):
+    return ["--deepspeed", str(ZERO3), f"--data.corpus={corpus}", f"--run.output_dir={out}", *TINY, *more]
+
+
+def start(rank, arguments):
+    return main(arguments)
+
+
+def run(world_size, arguments):
+    codes = run_ranks(world_size, start, arguments, timeout_s=240)
+    assert codes == [0] * world_size, codes
+
+
+def weights(run_folder, step):
+    return consolidated_state(run_folder / "checkpoints" / f"step_{step:06d}" / "deepspeed", exclude_frozen=False)
+
+
+def metrics(run_folder):
+    lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line for line in lines}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(corpus, tmp_path_factory):
+    """20 steps on two ranks, with a checkpoint at 10."""
+    out = tmp_path_factory.mktemp("runs")
+    run(2, flags(corpus, out, "--train.steps=20", "--train.checkpoint_every=10", "--train.log_every=5"))
+    return out / "demo"
+
+
+def test_ten_steps_resume_ten_steps_equals_twenty(corpus, undisturbed, tmp_path):
+    shutil.copytree(undisturbed, tmp_path / "demo")
+    shutil.rmtree(tmp_path / "demo" / "checkpoints" / "step_000020")
+    (tmp_path / "demo" / "assignments.bin").write_bytes(b"")
+    run(2, flags(corpus, tmp_path, "--train.steps=20", "--train.checkpoint_every=10", "--train.log_every=5", "--resume=auto"))
+    whole, resumed = weights(undisturbed, 20), weights(tmp_path / "demo", 20)
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    first = weights(undisturbed, 10)
+    assert any(not torch.equal(first[name], whole[name]) for name in whole)
+    assert metrics(undisturbed)[20]["train/loss"] == metrics(tmp_path / "demo")[20]["train/loss"]
+    before, after = read_log(undisturbed).rows, read_log(tmp_path / "demo").rows
+    np.testing.assert_array_equal(before["stages"][12:], after["stages"][12:])
+    np.testing.assert_array_equal(before["losses"][10:20], after["losses"][10:20])
+
+
+def test_a_real_run_replays_from_its_log(corpus, undisturbed):
+    logged = read_log(undisturbed)
+    recipe = load_recipe(config=undisturbed / "recipe.yaml")
+    opened = Corpus(corpus)
+    stream = Stream(opened, split="train", seed=0, window=recipe.data.shuffle_window, min_side=0, image_size=32, fit="pad")
+    policy = make_policy(recipe.curriculum, domains=len(opened.domains), total_steps=20)
+    again = replay(logged, policy, lambda batch_index: stream.describe(batch_index, 12))
+    np.testing.assert_array_equal(again, logged.rows["stages"])
+    assert np.isfinite(logged.rows["losses"][:19].astype(float)).all()
+
+
+def test_the_export_holds_the_trained_weights_and_plain_transformers_opens_it(undisturbed):
+    from transformers import AutoProcessor, VipLlavaForConditionalGeneration
+
+    folder = exported(undisturbed)
+    assert folder == undisturbed / "export"
+    network = VipLlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    AutoProcessor.from_pretrained(folder)
+    trained = weights(undisturbed, 20)
+    state = network.state_dict()
+    for name, tensor in trained.items():
+        assert torch.equal(state[name.removeprefix("network.")], tensor), name
+    step = exported(undisturbed / "checkpoints" / "step_000010")
+    assert step.parent.name == "step_000010"
+    assert exported(step) == step
+
+
+def test_a_damaged_checkpoint_is_passed_over_by_name(undisturbed, tmp_path):
+    shutil.copytree(undisturbed / "checkpoints", tmp_path / "checkpoints")
+    broken = next((tmp_path / "checkpoints" / "step_000020" / "deepspeed").rglob("*.pt"))
+    broken.write_bytes(broken.read_bytes()[:-1])
+    assert "differs from its manifest" in verify(tmp_path / "checkpoints" / "step_000020")
+    found = newest(tmp_path / "checkpoints")
+    assert found.folder.name == "step_000010"
+    assert "step_000020" in found.refused[0]
+
+
+def test_a_run_folder_with_checkpoints_is_not_overwritten(corpus, undisturbed, capsys):
+    assert main(flags(corpus, undisturbed.parent, "--train.steps=20")) == 2
+    assert "holds checkpoints of an earlier run: give --resume=auto" in capsys.readouterr().err
+
+
+def test_another_number_of_ranks_is_refused_by_name(corpus, undisturbed, tmp_path):
+    shutil.copytree(undisturbed, tmp_path / "demo")
+    codes = run_ranks(1, start, flags(corpus, tmp_path, "--train.steps=20", "--resume=auto"), timeout_s=120)
+    assert codes == [2]
+
+
+def diverge(rank, arguments):
+    try:
+        return main(arguments)
+    except RuntimeError as error:
+        return str(error)
+
+
+def test_a_run_that_diverges_stops_and_says_what_to_turn(corpus, tmp_path):
+    more = [
+        "--train.steps=30",
+        "--train.lr=1e20",
+        "--train.clip=1e30",
+        "--train.warmup_fraction=0",
+        "--train.max_skipped_in_row=3",
+    ]
+    (answer,) = run_ranks(1, diverge, flags(corpus, tmp_path, *more), timeout_s=120)
+    assert "3 steps in a row had a gradient that is not finite" in answer
+    assert "train.lr" in answer
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_the_same_samples_and_stages_at_any_number_of_ranks(corpus, tmp_path, world_size):
+    for ranks in (1, world_size):
+        run(ranks, flags(corpus, tmp_path / str(ranks), "--train.steps=4", "--train.micro_batch_size=2"))
+    alone, together = read_log(tmp_path / "1" / "demo").rows, read_log(tmp_path / str(world_size) / "demo").rows
+    np.testing.assert_array_equal(alone["stages"], together["stages"])
+    np.testing.assert_allclose(alone["losses"][:4].astype(float), together["losses"][:4].astype(float), rtol=5e-3)
+
+
+def test_a_stop_signal_saves_and_exits_cleanly(corpus, tmp_path):
+    """The real launcher, two ranks; the signal goes to one rank, all stop after the same step."""
+    command = [str(Path(sys.executable).with_name("deepspeed")), "--num_accelerators", "2", "--master_port", "29611"]
+    command += [str(ROOT / "launch" / "train.py"), *flags(corpus, tmp_path, "--train.steps=100000", "--train.log_every=1")]
+    environment = {
+        **os.environ,
+        "DS_ACCELERATOR": "cpu",
+        "OMP_NUM_THREADS": "1",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "demo" / "metrics.jsonl").exists() or not (tmp_path / "demo" / "metrics.jsonl").read_text():
+            assert time.monotonic() < deadline, (
+                process.stdout.read() if process.poll() is not None else "no step in two minutes"
+            )
+            time.sleep(0.5)
+        os.kill(rank_process(process.pid, 1), signal.SIGTERM)
+        output, _ = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 0, output
+    assert "stopped at step" in output
+    found = newest(tmp_path / "demo" / "checkpoints")
+    assert found.run_state["step"] == found.run_state["batch_index"] > 0
+
+
+def rank_process(runner, rank):
+    """The process id of a rank below the deepspeed runner."""
+    listing = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout.splitlines()[1:]
+    rows = [(int(pid), int(parent), " ".join(rest)) for pid, parent, *rest in (line.split() for line in listing)]
+    below, found = {runner}, []
+    for _ in range(4):
+        below |= {pid for pid, parent, _ in rows if parent in below}
+    found = [
+        pid
+        for pid, _, text in rows
+        if pid in below and f"--local_rank={rank}" in text and "launch/train.py" in text and "launcher" not in text
+    ]
+    return found[-1]
+
+
+@pytest.mark.parametrize("ds_name", ["zero2", "zero3", "zero3_offload"])
+@pytest.mark.parametrize("recipe", ["demo", "vip_llava_7b", "vip_llava_7b_lora"])
+def test_every_recipe_plans_with_every_memory_layout(recipe, ds_name, capsys):
+    arguments = [
+        "--deepspeed",
+        str(ROOT / "ds_configs" / f"{ds_name}.json"),
+        "--config",
+        str(ROOT / "train" / "configs" / f"{recipe}.yaml"),
+    ]
+    assert main([*arguments, "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert f"name: {recipe}" in shown
+    assert "samples a step" in shown
+    assert "language_model" in shown

@@ -1,0 +1,141 @@
+"""The gradient of a mixed-stage global batch is the same under ZeRO on two ranks as in one plain process."""
+
+import numpy as np
+import pytest
+import torch
+
+from medclm.config import DataSection, load_recipe
+from medclm.data.loader import Loader
+from medclm.data.order import global_batch
+from medclm.data.render import Renderer
+from medclm.data.shards import Corpus
+from medclm.data.stream import Stream
+from medclm.data.testing import write_small_corpus
+from medclm.distributed import Ranks
+from medclm.ds_config import fill, read_json
+from medclm.engine import Device, Engine, connect, sharded_weights
+from medclm.models.objective import Objective
+from medclm.models.registry import family
+from medclm.testing import tiny_export, tiny_network, tiny_processor, tiny_section
+from medclm.types import Assignment
+from tests.ranks import run_ranks
+from train.steps import StagedStep
+
+G, MICRO = 8, 2
+FLAGS = [
+    f"--train.global_batch_size={G}",
+    f"--train.micro_batch_size={MICRO}",
+    "--train.clip=1000",
+    "--train.precision=float32",
+]
+
+
+def batches_of(corpus_folder, *, rank, world_size, micro):
+    """The micro-batches of global batch 0, with every stage among them."""
+    corpus, processor = Corpus(corpus_folder), tiny_processor()
+    stream = Stream(corpus, split="train", seed=0, window=64, min_side=0, image_size=processor.image_size, fit="pad")
+    renderer = Renderer(corpus, processor, DataSection(), seed=0)
+    loader = Loader(renderer, stream, global_batch_size=G, micro_batch_size=micro, rank=rank, world_size=world_size, workers=0)
+    offered = stream.describe(0, G).offered
+    stages = np.array([np.flatnonzero(row)[index % row.sum()] for index, row in enumerate(offered)], dtype=np.uint8)
+    assert len(set(stages.tolist())) == 3
+    assert len(global_batch(0, G)) == G
+    loader.submit(Assignment(0, stages, stop=False))
+    return loader.take(0)
+
+
+def network_of(folder):
+    """The saved tiny network, opened as a real checkpoint would be."""
+    section = tiny_section(path=str(folder))
+    models = family("vip_llava")
+    return models.build(section, models.processor(section), torch.float32, 0)
+
+
+def sharded_gradients(rank, world_size, corpus_folder, model_folder, ds_file, normalization):
+    from deepspeed.utils import safe_get_full_grad
+
+    recipe = load_recipe([*FLAGS, f"--train.normalization={normalization}"])
+    device = Device(name="cpu", bf16=False)
+    connect(recipe.engine, device)
+    ds_config = fill(read_json(ds_file), recipe, world_size=world_size, bf16=False, pin_memory=False)
+    if ds_config["zero_optimization"]["stage"] == 3:
+        with sharded_weights(ds_config):
+            network = network_of(model_folder)
+    else:
+        network = network_of(model_folder)
+    engine = Engine(Objective(network, 0.8, 0.2), recipe, ds_config, device)
+    batches = batches_of(corpus_folder, rank=rank, world_size=world_size, micro=MICRO)
+    step = StagedStep(engine, recipe.train, Ranks(rank, rank, world_size))
+    counts = step.global_counts(batches) if normalization == "token" else None
+    for batch in batches:
+        engine.forward_backward(batch, counts)
+    found = {name: safe_get_full_grad(parameter) for name, parameter in network.named_parameters() if parameter.requires_grad}
+    result = {name: gradient.clone().numpy() for name, gradient in found.items()} if rank == 0 else None
+    assert engine.update(1e-3)
+    return result
+
+
+def plain_gradients(corpus_folder, model_folder, normalization):
+    network = network_of(model_folder)
+    objective = Objective(network, 0.8, 0.2)
+    batch = batches_of(corpus_folder, rank=0, world_size=1, micro=G)[0]
+    if normalization == "token":
+        from medclm.models.objective import TokenCounts, count_targets
+
+        answer, rationale = count_targets(batch)
+        objective(batch, TokenCounts(answer=answer, rationale=rationale, micro_batches=1)).loss.backward()
+    else:
+        objective(batch).loss.backward()
+    return {name: parameter.grad.numpy() for name, parameter in network.named_parameters() if parameter.grad is not None}
+
+
+@pytest.mark.parametrize(("ds_name", "normalization"), [("zero3", "sample"), ("zero3", "token"), ("zero2", "sample")])
+def test_two_ranks_with_accumulation_equal_one_process(tmp_path, pytestconfig, ds_name, normalization):
+    corpus = write_small_corpus(tmp_path / "corpus", images=40)
+    model = tiny_export(tmp_path / "model")
+    ds_file = pytestconfig.rootpath / "ds_configs" / f"{ds_name}.json"
+    sharded = run_ranks(2, sharded_gradients, 2, corpus, model, ds_file, normalization, timeout_s=120)
+    assert isinstance(sharded[0], dict), sharded[0]
+    plain = plain_gradients(corpus, model, normalization)
+    assert set(plain) <= set(sharded[0])
+    worst = max(float(np.abs(plain[name] - sharded[0][name]).max()) for name in plain)
+    largest = max(float(np.abs(gradient).max()) for gradient in plain.values())
+    print(f"{ds_name}, {normalization}: largest difference {worst:.1e}, largest gradient {largest:.1e}")
+    assert worst < 1e-6
+    assert largest > 1e-3
+
+
+def poisoned_step(rank, world_size, corpus_folder, ds_file):
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    recipe = load_recipe(FLAGS)
+    device = Device(name="cpu", bf16=False)
+    connect(recipe.engine, device)
+    ds_config = fill(read_json(ds_file), recipe, world_size=world_size, bf16=False, pin_memory=False)
+    network = tiny_network(tiny_section())
+    engine = Engine(Objective(network, 0.8, 0.2), recipe, ds_config, device)
+    step = StagedStep(engine, recipe.train, Ranks(rank, rank, world_size))
+
+    def weights():
+        return torch.cat(
+            [safe_get_full_fp32_param(parameter).flatten() for parameter in network.parameters() if parameter.requires_grad]
+        )
+
+    batches = batches_of(corpus_folder, rank=rank, world_size=world_size, micro=MICRO)
+    first = step(batches, lr=1e-3).applied
+    before = weights()
+    good = batches[0].pixel_values.clone()
+    if rank == 1:
+        batches[0].pixel_values = torch.full_like(good, float("nan"))
+    poisoned = step(batches, lr=1e-3).applied
+    unchanged = bool(torch.equal(before, weights()))
+    batches[0].pixel_values = good
+    after = step(batches, lr=1e-3).applied
+    return first, poisoned, unchanged, after, bool(torch.isfinite(weights()).all())
+
+
+@pytest.mark.parametrize("ds_name", ["zero3", "zero2"])
+def test_a_non_finite_gradient_on_one_rank_skips_the_step_on_all(tmp_path, pytestconfig, ds_name):
+    corpus = write_small_corpus(tmp_path / "corpus", images=40)
+    results = run_ranks(2, poisoned_step, 2, corpus, pytestconfig.rootpath / "ds_configs" / f"{ds_name}.json", timeout_s=120)
+    assert results == [(True, False, True, True, True)] * 2

@@ -1,0 +1,69 @@
+"""Real processes for tests of collectives: `run_ranks(world_size, function, ...)` starts them over gloo on 127.0.0.1."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import socket
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import torch.distributed as dist
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _child(
+    function: Callable[..., Any], rank: int, world_size: int, port: int, arguments: tuple[Any, ...], results: Any
+) -> None:
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(world_size),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+        OMP_NUM_THREADS="1",
+    )
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    try:
+        dist.init_process_group("gloo", rank=rank, world_size=world_size)
+        results.put((rank, None, function(rank, *arguments)))
+    except BaseException as error:
+        results.put((rank, f"{type(error).__name__}: {error}\n{traceback.format_exc()}", None))
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any, timeout_s: float = 60.0) -> list[Any]:
+    """`function(rank, *arguments)` in `world_size` processes; their results in rank order.
+
+    A result is the function's return value, or a string `ErrorType: message` and traceback where it raised. A process that
+    does not answer in time is ended and reads `lost`.
+    """
+    context = multiprocessing.get_context("spawn")
+    results, port = context.Queue(), free_port()
+    processes = [
+        context.Process(target=_child, args=(function, rank, world_size, port, arguments, results))
+        for rank in range(world_size)
+    ]
+    for process in processes:
+        process.start()
+    answers: list[Any] = ["lost"] * world_size
+    try:
+        for _ in range(world_size):
+            rank, fault, value = results.get(timeout=timeout_s)
+            answers[rank] = fault if fault is not None else value
+    except queue.Empty:
+        pass
+    for process in processes:
+        process.join(timeout=5)
+        if process.is_alive():
+            process.kill()
+    return answers

@@ -1,0 +1,67 @@
+"""READ THIS FIRST: one training run, from its first assignment to its last checkpoint.
+
+Every rank runs this same page. Features become calls here, not branches; what each noun is stands where it is made
+(train/build.py puts the run together).
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from train.build import Run
+from train.steps import learning_rate
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    step: int
+    """Applied updates."""
+    reason: str
+    """`finished` or `stopped`."""
+
+
+def train(run: Run) -> Outcome:
+    """Drive `run` to its planned number of steps, or until some rank asks to stop.
+
+    Raises:
+        RuntimeError: too many non-finite steps in a row, or a peer is lost.
+    """
+    for assignment in run.service.start():
+        run.loader.submit(assignment)  # rendering begins before the first step
+
+    while run.step < run.recipe.train.steps:
+        clock = time.perf_counter()
+        assignment = run.service.exchange()  # last losses to rank 0, its decision `lookahead` batches ahead to all
+        run.loader.submit(assignment)
+        decided = time.perf_counter()
+        batches = run.loader.take(run.batch_index)
+        loaded = time.perf_counter()
+
+        lr = learning_rate(run.step, run.recipe.train)
+        result = run.take_step(batches, lr=lr)
+
+        stepped = time.perf_counter()
+        run.report(result)  # travels with the next exchange
+        run.count(applied=result.applied)
+        done = time.perf_counter()
+        run.recorder.step(
+            curriculum_s=decided - clock + done - stepped,
+            data_s=loaded - decided,
+            step_s=done - clock,
+            applied=result.applied,
+            lr=lr,
+        )
+
+        if run.due_to_log():
+            run.recorder.log(run.step)
+        if run.due_to_save():
+            run.save()
+        if assignment.stop:  # the same message on every rank, so all stop after the same step
+            run.save()
+            return Outcome(step=run.step, reason="stopped")
+
+    run.save()
+    return Outcome(step=run.step, reason="finished")

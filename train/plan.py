@@ -1,0 +1,72 @@
+"""What `--dry-run` prints: the resolved recipe, the batch algebra, parameter counts and the stage plan. Starts nothing."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from medclm.config import Recipe, recipe_yaml
+from medclm.curriculum.policies import Policy
+from medclm.curriculum.registry import make_policy
+from medclm.distributed import Ranks
+from medclm.ds_config import batch_plan, fill
+from medclm.models.registry import family
+from medclm.types import Stage
+from train.steps import learning_rate
+
+MILESTONES = (0.0, 0.03, 0.05, 0.1, 0.19, 0.5, 1.0)
+
+
+def print_plan(recipe: Recipe, ds_tree: dict[str, Any], *, ds_name: str) -> None:
+    """Print everything a person checks before paying for a run.
+
+    Raises:
+        ValueError: as the run itself would.
+    """
+    from medclm.engine import find_device, wants_bf16
+
+    console = Console(width=120, soft_wrap=True)
+    ranks = Ranks.from_environment()
+    device = find_device(ranks.local_rank)
+    bf16 = wants_bf16(recipe.train, device)
+    plan = batch_plan(recipe, ranks.world_size)
+    ds_config = fill(ds_tree, recipe, world_size=ranks.world_size, bf16=bf16, pin_memory=device.name != "cpu", where=ds_name)
+    console.rule("recipe")
+    console.print(recipe_yaml(recipe), markup=False, highlight=False)
+    console.rule(f"{ds_name}, filled")
+    console.print(json.dumps(ds_config, indent=1), markup=False, highlight=False)
+    console.rule("plan")
+    console.print(
+        f"batch      {plan.global_batch_size} samples a step = {plan.micro_batch_size} micro-batch x {plan.accumulation} accumulation "
+        f"x {plan.world_size} rank(s)",
+        f"run        {recipe.train.steps} steps, {recipe.train.steps * plan.global_batch_size} samples",
+        f"precision  {'bf16' if bf16 else 'float32'} on {device.name}, ZeRO stage {ds_config['zero_optimization']['stage']}",
+        sep="\n",
+        highlight=False,
+    )
+    console.print(_parameters(recipe))
+    console.print(_stages(recipe))
+
+
+def _parameters(recipe: Recipe) -> Table:
+    table = Table("part", "parameters", "trained", title="parameters")
+    for part, (total, trained) in family(recipe.model.family).count_parameters(recipe.model).items():
+        table.add_row(part, f"{total:,}", f"{trained:,}")
+    return table
+
+
+def _stages(recipe: Recipe) -> Table:
+    """Chances of the stages before any loss was seen, and the learning rate, along the run."""
+    policy: Policy[Any] = make_policy(recipe.curriculum, domains=1, total_steps=recipe.train.steps)
+    table = Table(
+        "step", "learning rate", *(stage.key for stage in Stage), title=f"stage plan of {policy.name} (losses move it)"
+    )
+    for fraction in MILESTONES:
+        step = min(recipe.train.steps - 1, int(fraction * recipe.train.steps))
+        chances = policy.probabilities(policy.initial(), np.zeros(1, dtype=np.int64), fraction)[0]
+        table.add_row(str(step), f"{learning_rate(step, recipe.train):.2e}", *(f"{chance:.3f}" for chance in chances))
+    return table

@@ -1,0 +1,71 @@
+"""One optimizer step of the staged objective: what the loop calls between `take` and `report`.
+
+Another training task (alignment, reinforcement) is another small class with the same two methods; the loop stays.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from medclm.config import TrainSection
+from medclm.distributed import Ranks
+from medclm.engine import Engine
+from medclm.models.objective import TokenCounts, count_targets
+from medclm.types import Batch
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step tells the loop."""
+
+    sample_losses: torch.Tensor
+    """(accumulation * micro,) float32 on the engine's device, in the order of this rank's slots."""
+    applied: bool
+    """False when a gradient was not finite on some rank; nothing changed then."""
+    tokens: int
+    """Real tokens this rank read, image tokens included."""
+    target_tokens: int
+    """Supervised tokens this rank learned from."""
+
+
+class StagedStep:
+    """Accumulate the micro-batches of one global batch, then update."""
+
+    def __init__(self, engine: Engine, section: TrainSection, ranks: Ranks) -> None:
+        self.engine, self.section, self.ranks = engine, section, ranks
+
+    def __call__(self, batches: list[Batch], lr: float) -> StepResult:
+        counts = self.global_counts(batches) if self.section.normalization == "token" else None
+        losses = [self.engine.forward_backward(batch, counts) for batch in batches]
+        return StepResult(
+            sample_losses=torch.cat([loss.sample for loss in losses]),
+            applied=self.engine.update(lr),
+            tokens=sum(int(batch.attention_mask.sum()) for batch in batches),
+            target_tokens=sum(sum(count_targets(batch)) for batch in batches),
+        )
+
+    def global_counts(self, batches: list[Batch]) -> TokenCounts:
+        """Target tokens of the whole global batch: token means need them before the first backward."""
+        local = torch.tensor([count_targets(batch) for batch in batches], dtype=torch.int64).sum(dim=0)
+        counts = local.to(self.engine.device.name)
+        if self.ranks.world_size > 1:
+            dist.all_reduce(counts)
+        answer, rationale = counts.tolist()
+        return TokenCounts(answer=answer, rationale=rationale, micro_batches=len(batches) * self.ranks.world_size)
+
+
+def learning_rate(step: int, section: TrainSection) -> float:
+    """Linear warm-up, then a cosine from `lr` to `min_lr` (Loshchilov and Hutter 2017).
+
+    Args:
+        step: applied updates so far, 0 .. steps - 1.
+    """
+    warmup = math.ceil(section.warmup_fraction * section.steps)
+    if step < warmup:
+        return section.lr * (step + 1) / warmup
+    fraction = (step - warmup) / max(1, section.steps - warmup)
+    return section.min_lr + 0.5 * (section.lr - section.min_lr) * (1 + math.cos(math.pi * fraction))
