@@ -7,7 +7,6 @@
 
 PYTHON ?= python3
 VENV ?= 1
-RUN ?= runs/demo
 export DO_NOT_TRACK = 1
 export MLFLOW_DISABLE_TELEMETRY = true
 export HF_HUB_OFFLINE ?= 1
@@ -32,7 +31,9 @@ endif
 .PHONY: demo test test-slow check clean
 
 demo: $(SETUP)
-	$(BIN)python launch/demo.py --ranks $(RANKS) --run $(RUN)
+	$(BIN)deepspeed --num_accelerators $(RANKS) launch/train.py --deepspeed ds_configs/zero3.json --resume=auto
+	$(BIN)python launch/evaluate.py --checkpoint runs/demo --suites vqa,grounding --data runs/phantoms-4000 --limit 600 --batch-size 64 --overwrite --out runs/demo/eval
+	$(BIN)python launch/summary.py runs/demo
 
 test: $(SETUP)
 	$(BIN)python -m pytest -m "not slow and not gpu"

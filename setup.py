@@ -5,7 +5,9 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 version = next(
-    line.split('"')[1] for line in Path(__file__).with_name("medclm").joinpath("__init__.py").read_text().splitlines() if line.startswith("__version__")
+    line.split('"')[1]
+    for line in Path(__file__).with_name("medclm").joinpath("__init__.py").read_text().splitlines()
+    if line.startswith("__version__")
 )
 
 setup(
@@ -40,6 +42,15 @@ setup(
     extras_require={
         "gpu": ["flash-attn>=2.7", "ninja"],
         "eval": ["scikit-learn>=1.5", "matplotlib>=3.9"],
-        "dev": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.12", "mypy>=1.15", "pre-commit>=4", "types-PyYAML", "types-defusedxml"],
+        "dev": [
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "hypothesis>=6.100",
+            "ruff>=0.12",
+            "mypy>=1.15",
+            "pre-commit>=4",
+            "types-PyYAML",
+            "types-defusedxml",
+        ],
     },
 )

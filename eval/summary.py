@@ -29,6 +29,43 @@ def print_scores(results: Mapping[str, Mapping[str, Any]]) -> None:
         Console().print(table)
 
 
+def print_learned(run: Path) -> None:
+    """What a finished run learned, in three lines, and where everything it left behind is and how to open it.
+
+    Raises:
+        ValueError: the run was not evaluated on its test split yet.
+    """
+    vqa, grounding = (_scores(run / "eval" / f"{suite}-test") for suite in ("vqa", "grounding"))
+    organs, boxes, closed = vqa["answer_accuracy"], grounding["mean_iou"], vqa["closed_accuracy"]
+    store, export = run.parent / "mlflow.db", run / "export"
+    print("What was learned, asked on patients it never saw, without a box on the image:")
+    print(f"  names the finding or the organ   {_claim(organs)}")
+    print(f"  puts a box around the finding    {_claim(boxes)} mean IoU")
+    print(f"  answers yes/no, form kept        {_claim(closed)}; {grounding['reason_format_rate']['value']:.0%} give box, reasoning and answer")
+    print("Where things are:")
+    print(f"  runs      mlflow ui --backend-store-uri sqlite:///{store}   then http://127.0.0.1:5000")
+    print(f"  model     {export}   (plain transformers folder; checkpoints: {run / 'checkpoints'})")
+    print(f"  scores    {run / 'eval' / 'vqa-test' / 'results.json'}, report.html beside it")
+    print(f"  pictures  {run / 'eval' / 'grounding-test' / 'overlays'}, {run / 'eval' / 'grounding-test' / 'report.html'}")
+    print(f"  try it    python launch/predict.py --checkpoint {run} --image FILE --question 'What is the finding in this image?' --out overlay.png")
+    print("Research use only, not a medical device.")
+
+
+def _scores(folder: Path) -> dict[str, Any]:
+    path = folder / "results.json"
+    if not path.is_file():
+        raise ValueError(f"{path}: missing: run launch/evaluate.py --checkpoint {folder.parents[1]} --out {folder.parent} first")
+    scores = json.loads(path.read_text(encoding="utf-8"))["scores"]
+    assert isinstance(scores, dict)
+    return scores
+
+
+def _claim(score: Mapping[str, Any]) -> str:
+    interval = "" if score["ci95"] is None else " ({:.2f} to {:.2f})".format(*score["ci95"])
+    floor = "" if score["floor"] is None else f", {score['floor']:.2f} without looking"
+    return f"{score['value']:.2f}{interval}{floor}"
+
+
 def print_runs(uri: str, runs: Sequence[RunSummary], metrics: Sequence[str]) -> None:
     """Runs side by side: status, last and best value of each metric, then the parameters that differ.
 

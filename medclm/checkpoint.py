@@ -9,7 +9,6 @@ Resuming takes the newest one whose manifest verifies and says so when it had to
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -23,6 +22,7 @@ import torch.distributed as dist
 
 from medclm import __version__
 from medclm.config import Recipe, load_recipe, recipe_yaml
+from medclm.data.manifest import sha256_file, write_json
 from medclm.distributed import Ranks
 from medclm.engine import Engine, consolidated_state
 from medclm.models.objective import network_state
@@ -42,18 +42,6 @@ def package_versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = "not installed"
     return found
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_json(path: Path, tree: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never half of it."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(tree, indent=1, ensure_ascii=False), encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def step_folder(checkpoints: Path, step: int) -> Path:
@@ -93,7 +81,7 @@ def save_checkpoint(
         (temporary / "recipe.yaml").write_text(recipe_yaml(recipe), encoding="utf-8")
         files = sorted(path for path in temporary.rglob("*") if path.is_file())
         entries = [
-            {"path": str(path.relative_to(temporary)), "bytes": path.stat().st_size, "sha256": _sha256(path)} for path in files
+            {"path": str(path.relative_to(temporary)), "bytes": path.stat().st_size, "sha256": sha256_file(path)} for path in files
         ]
         manifest = {
             "format": FORMAT,
@@ -128,7 +116,7 @@ def verify(folder: Path) -> str | None:
         path = folder / entry["path"]
         if not path.is_file():
             return f"{entry['path']} is missing"
-        if path.stat().st_size != entry["bytes"] or _sha256(path) != entry["sha256"]:
+        if path.stat().st_size != entry["bytes"] or sha256_file(path) != entry["sha256"]:
             return f"{entry['path']} differs from its manifest"
     return None
 

@@ -326,7 +326,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"--config {path}: {error.strerror or error}: give an existing recipe (train/configs/*.yaml)") from error
+        raise ConfigError(
+            f"--config {path}: {error.strerror or error}: give an existing recipe (train/configs/*.yaml)"
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"--config {path}: not YAML: {error}") from error
     if tree is None:

@@ -122,7 +122,18 @@ def test_only_medclm_is_installed(tmp_path):
     source = tmp_path / "source"
     leave = shutil.ignore_patterns(".venv", ".git", "runs", "build", "*.egg-info", "__pycache__")
     shutil.copytree(ROOT, source, ignore=leave)
-    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet", "-w", str(tmp_path), str(source)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "--quiet",
+        "-w",
+        str(tmp_path),
+        str(source),
+    ]
     subprocess.run(command, check=True, cwd=tmp_path)
     wheel = next(tmp_path.glob("medclm-*.whl"))
     tops = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}

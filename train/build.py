@@ -19,12 +19,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from medclm.checkpoint import Found, export_checkpoint, newest, package_versions, save_checkpoint, write_json
+from medclm.checkpoint import Found, export_checkpoint, newest, package_versions, save_checkpoint
 from medclm.config import ConfigError, Recipe, recipe_yaml
 from medclm.curriculum.log import AssignmentLog
 from medclm.curriculum.registry import make_policy
 from medclm.curriculum.service import CurriculumService, Report
 from medclm.data.loader import Loader
+from medclm.data.manifest import write_json
 from medclm.data.render import Renderer
 from medclm.data.shards import Corpus
 from medclm.data.stream import Stream
@@ -265,8 +266,7 @@ def _processor(recipe: Recipe, corpus: Corpus, folder: Path) -> Processor:
 def _engine(recipe: Recipe, ds_config: dict[str, Any], processor: Processor, *, device: Device, bf16: bool) -> Engine:
     models, section = family(recipe.model.family), recipe.train
     dtype = torch.bfloat16 if bf16 else torch.float32
-    # Loaded weights are sharded as they arrive. Random ones are drawn whole, so that they do not depend on the ZeRO stage.
-    shard = ds_config["zero_optimization"]["stage"] == 3 and recipe.model.path != "tiny"
+    shard = ds_config["zero_optimization"]["stage"] == 3
     with sharded_weights(ds_config) if shard else contextlib.nullcontext():
         network = models.build(recipe.model, processor, dtype, recipe.run.seed)
     if recipe.engine.activation_checkpointing:

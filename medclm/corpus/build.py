@@ -143,19 +143,19 @@ def dry_run(source: Source, writer: Writer, options: BuildOptions, *, most: int 
 
 
 def _open_folder(source: Source, writer: Writer, out: Path, options: BuildOptions) -> list[Path]:
-    """The part files of this build, in order; their folder exists and belongs to these settings."""
+    """The part files of this build, in order; their folder exists and belongs to these settings.
+
+    The split rule is none of them: a build that ended because its rule could not be met goes on with another.
+    """
     folder = out / PARTS
     settings = {
         "version": medclm.__version__,
-        "source": _digest(
-            [source.name, type(source).__name__, len(source), _plain(vars(source)), options.identity]
-        ),
+        "source": _digest([source.name, type(source).__name__, len(source), _plain(vars(source)), options.identity]),
         "options": _plain(options.settings),
         "writer": _plain([writer.name, vars(writer)]),
         "seed": options.seed,
         "retries": options.retries,
         "images_per_part": options.images_per_part,
-        "split": options.split.described(),
         "id_key": options.ids.fingerprint,
     }
     if (out / MANIFEST).exists():
@@ -322,9 +322,6 @@ def _unique(rejects: Iterable[Reject]) -> list[Reject]:
 def _image_seed(seed: int, image: SourceImage) -> int:
     digest = hashlib.sha256(json.dumps([seed, "image", image.source, image.key]).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
-
-
-# --- rows of a part -------------------------------------------------------------------------------------------------------
 
 
 def reject_row(reject: Reject) -> PartRow:

@@ -39,6 +39,9 @@ class RejectedImage(Exception):
         super().__init__(f"{reason}: {detail}")
         self.reason, self.detail = reason, detail
 
+    def __reduce__(self) -> tuple[type[RejectedImage], tuple[str, str]]:
+        return type(self), (self.reason, self.detail)  # an exception of two arguments does not pickle by itself
+
 
 @dataclass(frozen=True)
 class SourceAnnotation:

@@ -71,6 +71,7 @@ class Summary:
         """What a person should know before training."""
         found = []
         for (domain, kind), balance in sorted(self.hard.items()):
+            # the class itself is constant in a domain by definition; it varies over the domains of one image
             if balance.share > MAJORITY_LIMIT and kind != "what" and balance.answers.total() > 1:
                 answer, _ = balance.answers.most_common(1)[0]
                 found.append(
@@ -98,32 +99,29 @@ def summarise(corpus: Corpus) -> Summary:
             if answer is not None:
                 hard[domain, kind].answers[answer.strip().lower()] += 1
         image_split.update(zip(columns["image_row"], columns["split"], strict=True))
-    sizes, _ = _sizes(corpus)
     patients, images = _images(corpus, image_split)
     return Summary(
         tables={kind: corpus.count(kind) for kind in ("images", "studies", "annotations", "records")},
         per_split=per_split,
         stages=stages,
         hard=dict(hard),
-        sizes=sizes,
+        sizes=_sizes(corpus),
         rejects=Counter(corpus.manifest.get("rejects", {})),
         patients=patients,
         images=images,
     )
 
 
-def _sizes(corpus: Corpus) -> tuple[Counter[str], int]:
+def _sizes(corpus: Corpus) -> Counter[str]:
     counts: Counter[str] = Counter()
-    without = 0
     for batch in corpus.scan("annotations", ["box_xyxy_unit", "box_role"]):
         boxes = [box for box, role in zip(*batch.to_pydict().values(), strict=True) if role == "lesion" and box is not None]
-        without += batch.num_rows - len(boxes)
         if boxes:
             edges = np.asarray(boxes, np.float64)
             short = np.minimum(edges[:, 2] - edges[:, 0], edges[:, 3] - edges[:, 1])
             for low, high in itertools.pairwise(_SIZE_EDGES):
                 counts[f"{low:.0%} to {high:.0%}"] += int(((short > low) & (short <= high)).sum())
-    return counts, without
+    return counts
 
 
 def _images(corpus: Corpus, image_split: dict[int, str]) -> tuple[dict[str, int], dict[str, Counter[str]]]:
@@ -218,8 +216,6 @@ def _sample_lines(corpus: Corpus, row: int) -> list[str]:
 def _fields(stage: str) -> list[tuple[str, str]]:
     return [(part, f"{part}_{stage}") for part in ("question", "rationale", "answer")]
 
-
-# --- the page -------------------------------------------------------------------------------------------------------------
 
 _STYLE = """body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:75rem;padding:0 1rem;color:#1b1b1f;background:#fff}
 h1{font-size:1.5rem}h2{font-size:1.1rem;margin:2rem 0 .5rem}.notice{border-left:4px solid #b3261e;padding:.3rem .8rem;background:#fdf0ef}

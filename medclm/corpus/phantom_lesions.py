@@ -2,9 +2,9 @@
 
 nodule         bright, evenly filled, smooth disc
 cyst           disc of opposite brightness with a thin rim
-mass           bright star: a core with several tapering spicules
+mass           bright star: several tapering spicules around a dark (necrotic) centre
 calcification  cluster of small, very bright (MR: dark) separate grains
-contusion      bright cloud without an edge, mottled
+contusion      mottled cloud without an edge, dark where the organ takes up contrast or echoes, else bright
 
 Knows nothing of organs, looks or files.
 """
@@ -25,7 +25,7 @@ class Patch:
     """A lesion on a (side, side) window of odd side, centred."""
 
     core: FloatMap
-    """0..1, how much of `Contrast.core` is added."""
+    """Up to 1, how much of `Contrast.core` is added; negative in a necrotic centre."""
     rim: FloatMap
     """0..1, how much of `Contrast.rim` is added."""
     mask: BoolMap
@@ -58,8 +58,9 @@ def draw_lesion(lesion_class: str, side_px: float, rng: np.random.Generator) -> 
             core = _inside(depth - thickness)
             return Patch(core=core, rim=disc - core, mask=disc > 0.5)
         case "mass":
-            core = _inside(_star_depth(x, y, radius, rng))
-            return Patch(core=core, rim=none, mask=core > 0.5)
+            star = _inside(_star_depth(x, y, radius, rng))
+            necrosis = _inside(0.3 * radius - np.hypot(x, y))
+            return Patch(core=star - 1.6 * necrosis, rim=none, mask=star > 0.5)
         case "calcification":
             core = _inside(_grain_depth(x, y, radius, rng))
             return Patch(core=core, rim=none, mask=core > 0.5)

@@ -234,16 +234,13 @@ class _Reader:
         if not isinstance(path, str):
             raise _Refused(name, "image_missing", f"found {type(path).__name__}: give the path of the picture")
         try:
-            relative = path
-            if Path(path).is_absolute() and Path(path).is_relative_to(self.folder.root.absolute()):
-                relative = str(Path(path).relative_to(self.folder.root.absolute()))
-            key = "/".join(safe_parts(relative))
-            owner = None if drawn_on is None else f"path {'/'.join(safe_parts(drawn_on))}"
+            key = self._key(path)
+            owner = key if drawn_on is None else self._key(drawn_on)
             image_key = f"drawn {key}" if drawn_on else key
             image_id = self.ids.make("image", self.source, image_key)
             if image_id in self.seen:
                 return image_id, []
-            pixels = read_picture(self.folder.find(relative)).pixels
+            pixels = read_picture(self.folder.find(key)).pixels
         except RejectedImage as error:
             raise _Refused(name, error.reason, error.detail) from error
         self.seen.add(image_id)
@@ -255,12 +252,18 @@ class _Reader:
             licence=self.licence,
             shareable=self.shareable,
             annotations=(),
-            patient=owner or f"path {key}",
+            patient=f"path {owner}",
             modality=_modality(fields),
             technique=_text(fields, "technique"),
             official_split=None if drawn_on else self.splits.get(path),
         )
         return image_id, image_rows(LinkedImage(image=image, annotations=()), [], self.ids)
+
+    def _key(self, path: str) -> str:
+        """A path as the folder knows it; an absolute one is fine below the folder."""
+        root = self.folder.root.absolute()
+        inside = Path(path).is_absolute() and Path(path).is_relative_to(root)
+        return "/".join(safe_parts(str(Path(path).relative_to(root)) if inside else path))
 
     def _stage(self, entry: _Entry, stage: str) -> dict[str, Any] | None:
         """Texts of a stage with boxes as placeholders; None = the stage is not there."""
@@ -324,7 +327,7 @@ class _Reader:
         stages: Mapping[str, dict[str, Any] | None],
     ) -> PartRow:
         name = self.ids.make("record", self.source, f"{where} {image_id}")
-        question = next((texts["question"] for texts in stages.values() if texts), "")
+        question = next((texts["question"] for name in ("medium", "easy", "hard") if (texts := stages[name])), "")
         stated = entry.fields.get("question_kind")
         body = {
             "record_id": name,

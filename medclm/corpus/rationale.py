@@ -21,6 +21,9 @@ from medclm.corpus.contract import LinkedImage
 LISTED = 8
 """Above this many boxes a text gives count and distribution instead of a list."""
 
+GROUPED = 3
+"""In more different places than this, lesions of a class are told by organ alone."""
+
 _UNCOUNTED = frozenset(
     {"edema", "oedema", "emphysema", "fibrosis", "honeycombing", "pneumonia", "cardiomegaly", "pleural thickening"}
 )
@@ -162,6 +165,8 @@ def lesions(numbers: Sequence[int], facts: Sequence[Mapping[str, Any]], draw: np
     groups: dict[str, list[int]] = {}
     for at, fact in enumerate(facts):
         groups.setdefault(f"{fact['relation']} {fact['location']} {fact.get('overlaps')}", []).append(at)
+    if len(groups) > GROUPED:
+        return _by_organ(numbers, facts)
     clauses: list[Clause] = []
     for members in groups.values():
         clause = where([numbers[at] for at in members], facts[members[0]], draw)
@@ -174,6 +179,20 @@ def lesions(numbers: Sequence[int], facts: Sequence[Mapping[str, Any]], draw: np
             numbers[0],
         ),
     ]
+
+
+def _by_organ(numbers: Sequence[int], facts: Sequence[Mapping[str, Any]]) -> list[Clause]:
+    """Lesions in too many places to spell out: `<box:0>, <box:1> and <box:3> in the liver; <box:2> in the spleen: cysts.`"""
+    groups: dict[str, list[int]] = {}
+    for number, fact in zip(numbers, facts, strict=True):
+        words = f"{_PREPOSITIONS[fact['relation']]} the {fact['organ']}" if "organ" in fact else "in the image"
+        groups.setdefault(words, []).append(number)
+    clauses: list[Clause] = []
+    for words, members in groups.items():
+        boxes = listing([f"<box:{number}>" for number in members])
+        fact_key = "image_position" if words == "in the image" else "organ"
+        clauses.append(Clause(fact_key, f"{'; ' if clauses else ''}{boxes} {words}", members[0]))
+    return [*clauses, Clause("label", f": {many(facts[0]['label'])}.", numbers[0])]
 
 
 def crowd(numbers: Sequence[int], facts: Sequence[Mapping[str, Any]]) -> list[Clause]:

@@ -180,8 +180,7 @@ class Corpus:
         """Every row of a kind (records: of a split), batch by batch in row order.
 
         Yields:
-            Record batches of `columns` over mapped bytes; `first_row(batch)` is the number of the first row. A batch is
-            to be used before the next one is taken.
+            Record batches of `columns` over mapped bytes; `first_row(batch)` is the number of the first row.
         """
         for entry, first in zip(self._entries[kind], self._first[kind], strict=False):
             if split is not None and entry.get("split") != split:

@@ -93,8 +93,8 @@ def names_right(answer: str | None, answers: Sequence[str], names: Vocabulary) -
         return False
     if exact(answer, answers):
         return True
-    if sides_in(answer) and side_right(answer, answers) is False:
-        return False  # a side that no answer of the corpus names would pass as an unknown word
+    if _wrong_side(answer, answers):
+        return False
     said = named_parts(answer, names)
     return bool(said) and said in {parts(other) for other in alternatives(answers)}
 
@@ -108,9 +108,17 @@ def count_right(answer: str | None, answers: Sequence[str]) -> bool:
 
 
 def side_right(answer: str | None, answers: Sequence[str]) -> bool | None:
-    """The sides said are the true ones; None where no accepted answer names a side."""
+    """The sides said are the true ones; None where an accepted answer names no side, so that none is asked for."""
+    truths = {sides_in(other) for other in alternatives(answers)}
+    if not truths or frozenset() in truths:
+        return None
+    return answer is not None and sides_in(answer) in truths
+
+
+def _wrong_side(answer: str, answers: Sequence[str]) -> bool:
+    """A side is said that no accepted answer has, though some answer has one; in free text it would pass as an unknown word."""
     truths = {sides_in(other) for other in alternatives(answers)} - {frozenset()}
-    return None if not truths else answer is not None and sides_in(answer) in truths
+    return bool(truths) and bool(sides_in(answer)) and sides_in(answer) not in truths
 
 
 def location_vocabulary(answers: Iterable[Sequence[str]]) -> Vocabulary:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from medclm.config import ModelSection
-from medclm.types import Batch
 
 if TYPE_CHECKING:
     import torch
@@ -73,17 +72,23 @@ class ModelFamily(Protocol):
         """
         ...
 
+    def count_parameters(self, section: ModelSection) -> dict[str, tuple[int, int]]:
+        """Part of the model -> (all, trained) parameters; counted without weights, and without fetching anything."""
+        ...
+
     def objective(self, model: nn.Module, answer_weight: float, rationale_weight: float) -> nn.Module:
         """A module whose forward(batch: Batch) is the ONE forward of a mixed-stage batch (models/objective.py)."""
         ...
 
-    def export(self, model: nn.Module, processor: Processor, folder: Path, state: dict[str, torch.Tensor]) -> None:
-        """Write `state` (full names of `model`, CPU) as a plain transformers folder with its processor."""
+    def export(
+        self, model: nn.Module, processor: Processor, folder: Path, state: dict[str, torch.Tensor], merge_lora: bool = True
+    ) -> None:
+        """Write `state` (full names of `model`, CPU) as a plain transformers folder with its processor.
+
+        Adapters are merged into the weights they adapt, or else written apart, beside the projector.
+        """
         ...
 
     def load_export(self, folder: Path, dtype: torch.dtype) -> tuple[nn.Module, Processor]:
         """Open such a folder (or any local one of the family) for generation."""
         ...
-
-
-__all__ = ["Batch", "ModelFamily", "Processor"]

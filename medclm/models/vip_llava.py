@@ -6,8 +6,6 @@ Knows nothing of DeepSpeed, corpora or the curriculum; under ZeRO-3 it is transf
 
 from __future__ import annotations
 
-import json
-import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,17 +21,13 @@ from medclm.config import ModelSection
 from medclm.draws import generator
 from medclm.models import lora
 from medclm.models.attention import choose_attention, surroundings
+from medclm.models.export import base_of, completed, write_network
+from medclm.models.freezing import freeze, freeze_groups, parameter_counts
 from medclm.models.objective import Objective
 from medclm.models.protocol import Processor
 from medclm.models.tiny import tiny_config, tiny_tokenizer, tiny_transformers_processor
 from medclm.models.vip_llava_processor import VipLlavaProcessor, is_local, load_processor
 
-GROUPS = {
-    "vision_tower": ("model.vision_tower.",),
-    "projector": ("model.multi_modal_projector.",),
-    "language_model": ("model.language_model.", "lm_head."),
-}
-PROJECTOR = "multi_modal_projector"
 LANGUAGE_MODEL = "model.language_model"
 
 
@@ -104,7 +98,7 @@ class VipLlavaFamily:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         try:
-            _write_network(model, completed(model, state), part, merge_lora)
+            write_network(model, completed(model, state), part, merge_lora)
             processor.save(part)
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
@@ -223,132 +217,6 @@ def check_agreement(processor: VipLlavaProcessor, config: Any, path: str) -> Non
     largest = max(len(processor.tokenizer) - 1, config.image_token_id)
     if largest >= vocabulary:
         raise ValueError(f"model.path={path}: token id {largest} is outside the network's vocabulary of {vocabulary}")
-
-
-def freeze_groups(model: nn.Module) -> dict[str, list[str]]:
-    """Parameter names of vision_tower, projector, language_model and, where there are any, adapters.
-
-    Raises:
-        RuntimeError: a group is empty or a parameter belongs to none: the names of transformers have moved.
-    """
-    groups: dict[str, list[str]] = {group: [] for group in GROUPS}
-    for name, _ in model.named_parameters():
-        if lora.is_adapter(name):
-            groups.setdefault("adapters", []).append(name)
-            continue
-        group = next((group for group, prefixes in GROUPS.items() if name.startswith(prefixes)), None)
-        if group is None:
-            raise RuntimeError(f"parameter {name} belongs to no freeze group of ViP-LLaVA")
-        groups[group].append(name)
-    empty = [group for group, names in groups.items() if not names]
-    if empty:
-        raise RuntimeError(f"freeze groups {empty} match no parameter of this ViP-LLaVA")
-    return groups
-
-
-def unused_vision(model: Any) -> list[str]:
-    """Vision parameters above the highest layer that the projector reads, and the unread last norm: they get no gradient."""
-    layers = model.config.vision_config.num_hidden_layers
-    chosen = model.config.vision_feature_layers
-    chosen = [chosen] if isinstance(chosen, int) else chosen
-    top = max(index if index >= 0 else layers + 1 + index for index in chosen)  # hidden state k comes out of layer k - 1
-    unused = []
-    for name in freeze_groups(model)["vision_tower"]:
-        layer = re.search(r"\.encoder\.layers\.(\d+)\.", name)
-        if ".post_layernorm." in name or (layer and int(layer[1]) >= top):
-            unused.append(name)
-    return unused
-
-
-def freeze(model: nn.Module, section: ModelSection) -> None:
-    """Set requires_grad of every parameter as the section says; adapters always learn."""
-    groups = freeze_groups(model)
-    frozen = {
-        "vision_tower": section.freeze_vision_tower,
-        "projector": section.freeze_projector,
-        "language_model": section.freeze_language_model,
-        "adapters": False,
-    }
-    still = {name for group, names in groups.items() if frozen[group] for name in names} | set(unused_vision(model))
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name not in still)
-
-
-def parameter_counts(model: nn.Module) -> dict[str, tuple[int, int]]:
-    """Group -> (all, trained) parameters; right for a network that ZeRO-3 has cut into pieces."""
-    group_of = {name: group for group, names in freeze_groups(model).items() for name in names}
-    counts = dict.fromkeys(group_of.values(), (0, 0))
-    for name, parameter in model.named_parameters():
-        size = int(getattr(parameter, "ds_numel", parameter.numel()))
-        total, trained = counts[group_of[name]]
-        counts[group_of[name]] = (total + size, trained + size * parameter.requires_grad)
-    return counts
-
-
-def completed(model: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """`state` with the frozen weights it leaves out, which are still what `model` was built with.
-
-    Raises:
-        ValueError: a trained weight is missing, or a frozen one that ZeRO has cut into pieces.
-    """
-    whole, missing = dict(state), []
-    for name, parameter in model.named_parameters():
-        if name in state:
-            continue
-        if parameter.requires_grad or hasattr(parameter, "ds_id"):
-            missing.append(name)
-        else:
-            whole[name] = parameter.detach().cpu()
-    if missing:
-        raise ValueError(
-            f"{len(missing)} weights are missing from the state to export, first {missing[0]}: gather the full state"
-        )
-    return whole
-
-
-def base_of(folder: Path) -> str:
-    """Folder or hub id of the base weights of adapters that were written apart.
-
-    Raises:
-        ValueError: the base is neither beside the adapters nor where it was.
-    """
-    beside = folder / "base"
-    if beside.is_dir():
-        return str(beside)
-    recorded = str(json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"])
-    if Path(recorded).is_absolute() and not Path(recorded).is_dir():
-        raise ValueError(f"{folder}: its base weights are not at {recorded}: put them there or into {beside}")
-    return recorded
-
-
-def _write_network(model: nn.Module, state: dict[str, torch.Tensor], folder: Path, merge_lora: bool) -> None:
-    if not lora.has_adapters(model):
-        _write_plain(model, dict(state), folder)
-    elif merge_lora:
-        _write_plain(model, lora.merged_state(state, lora.scaling(model)), folder)
-    else:
-        _write_apart(model, state, folder)
-
-
-def _write_plain(model: Any, state: dict[str, torch.Tensor], folder: Path) -> None:
-    model.save_pretrained(folder, state_dict=state)
-
-
-def _write_apart(model: Any, state: dict[str, torch.Tensor], folder: Path) -> None:
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    groups = freeze_groups(model)
-    if trained & set(groups["vision_tower"]):
-        raise ValueError(
-            "adapters apart from a trained vision tower are not written: export merged, or freeze the vision tower"
-        )
-    base = str(model.config._name_or_path)  # empty for the tiny model
-    if base and Path(base).is_dir():
-        base = str(Path(base).resolve())
-    elif not base:
-        base = str(folder.with_name(folder.name.removesuffix(".part")).resolve() / "base")
-        _write_plain(model, lora.base_state(state), folder / "base")
-    modules = {PROJECTOR: groups["projector"]} if trained & set(groups["projector"]) else {}
-    lora.save_adapters(model, state, base, modules, folder)
 
 
 __all__ = ["VipLlavaFamily", "VipLlavaProcessor", "freeze_groups", "load_processor", "parameter_counts"]

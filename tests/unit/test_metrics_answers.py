@@ -58,6 +58,7 @@ def test_kinds_with_their_own_scorer():
     assert not answers.count_right("two or three", ["3"])
     assert answers.side_right("the right lung", ["left lung"]) is False
     assert answers.side_right("lung", ["the lung"]) is None
+    assert answers.side_right("lung", ["lung", "left lung"]) is None
     assert answers.size_right("1.1 cm", ["10 mm"])
     assert not answers.size_right("2 cm", ["10 mm"])
     assert answers.answer_right("describe", "open", "", "anything", ["anything"], NAMES) is None

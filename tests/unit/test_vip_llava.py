@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from medclm.config import LoraSection, ModelSection
 from medclm.models.attention import Surroundings, choose_attention
+from medclm.models.freezing import freeze
 from medclm.models.registry import family
 from medclm.models.vip_llava import VipLlavaFamily, VipLlavaProcessor, freeze_groups, load_processor, parameter_counts
 from medclm.testing import DEFAULT_TEXTS, tiny_export, tiny_network, tiny_processor, tiny_section
@@ -306,8 +307,6 @@ def test_vision_layers_that_nothing_reads_are_frozen(folder: Path, layers: list[
     network.config.vision_feature_layers = layers
     count = 1 if isinstance(layers, int) else len(layers)
     network.model.multi_modal_projector = type(network.model.multi_modal_projector)(network.config)
-    from medclm.models.vip_llava import freeze
-
     freeze(network, where)
     found = {
         int(n.split(".layers.")[1][0]) for n, p in network.named_parameters() if ".encoder.layers." in n and not p.requires_grad

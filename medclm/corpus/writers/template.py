@@ -21,7 +21,7 @@ import numpy as np
 
 from medclm.corpus import rationale
 from medclm.corpus.contract import Draft, LinkedAnnotation, LinkedImage, Reject, StageText
-from medclm.corpus.organs import is_projection, paired
+from medclm.corpus.organs import paired
 from medclm.corpus.rationale import LISTED, Clause, many, one, pick, text_of
 from medclm.draws import generator
 
@@ -42,16 +42,10 @@ EASY = {
         "Describe the location of the region in the {color} box.",
     ),
     "which_organ": (
-        "Which organ contains the region in the {color} box?",
-        "What organ is the region in the {color} box in?",
-        "Name the organ that contains the region in the {color} box.",
-        "In which organ is the {color} box?",
-    ),
-    "which_organ projected": (
-        "Which organ does the region in the {color} box project over?",
-        "What organ does the {color} box project over?",
-        "Name the organ that the region in the {color} box projects over.",
-        "Over which organ does the {color} box project?",
+        "At which organ is the region in the {color} box?",
+        "Which organ lies at the site of the {color} box?",
+        "Name the organ at the site of the {color} box.",
+        "What organ is the {color} box seen at?",
     ),
     "presence": (
         "Is the region in the {color} box {one}?",
@@ -80,17 +74,11 @@ MEDIUM = {
         "What is the location of {subject}?",
         "Describe the location of {subject}.",
     ),
-    "which_organ": (
-        "Which organ contains {subject}?",
-        "What organ {is} {subject} in?",
-        "Name the organ that contains {subject}.",
-        "In which organ {is} {subject}?",
-    ),
-    "which_organ projected": (
-        "Which organ {does} {subject} project over?",
-        "What organ {does} {subject} project over?",
-        "Over which organ {does} {subject} project?",
-        "Name the organ over which {subject} can be seen.",
+    "which_organ": (  # `at` is true inside and in projection alike; another word for radiographs would narrow the answer
+        "At which organ {is} {subject} seen?",
+        "Which organ lies at the site of {subject}?",
+        "Name the organ at the site of {subject}.",
+        "What organ {is} {subject} seen at?",
     ),
     "presence": (
         "Is there {one} in this image?",
@@ -177,7 +165,6 @@ class _Sheet:
         self._classes = list(dict.fromkeys(self._class(i) for i in self._lesions))
         self._image_facts = rationale.image_facts(linked)
         self._noun = "finding" if image.modality in _RADIOLOGY else "structure"
-        self._projected = is_projection(image.modality, image.plane)
 
     # --- kinds
 
@@ -345,10 +332,9 @@ class _Sheet:
         draw: np.random.Generator,
         subject: Subject | None = None,
     ) -> str:
-        key = "which_organ projected" if kind == "which_organ" and self._projected else kind
         words = {"noun": self._noun, "one": one(name), "many": many(name), "subject": subject.words if subject else ""}
         verbs = {"is": "are", "does": "do"} if subject and subject.plural else {"is": "is", "does": "does"}
-        return pick(phrasings[key], draw).format(color="{color}", **words, **verbs)
+        return pick(phrasings[kind], draw).format(color="{color}", **words, **verbs)
 
     def _explain(self, members: Sequence[int], annotations: Sequence[int], draw: np.random.Generator) -> list[Clause]:
         numbers = [list(annotations).index(member) for member in members]
