@@ -41,7 +41,7 @@ from medclm.data.shards import Corpus
 _BUILD_EXAMPLES = """examples:
   COCO boxes with a brain mask per slice, technique in the domain, one patient held out:
     corpus.py build --source coco --annotations boxes_coco.json --image-root images --name brats --modality MR --plane axial \\
-      --patient-field patient --technique-field sequence --organ 'brain=brain_masks/{stem}.png' \\
+      --patient-field patient --technique-field sequence --organ 'brain={brain_mask_file}' \\
       --visible-on 'enhancing tumor=t1c' --licence 'CC BY-NC-SA 3.0' --split-fold 1/4 --out corpora/brats
   Pascal VOC, every class annotated wherever it occurs (opens negative questions and counts):
     corpus.py build --source voc --annotations annotations_voc --image-root images --name cells --modality SM --plane none \\

@@ -229,7 +229,7 @@ def _ct() -> Look:
         contrast={
             "calcification": Contrast(480.0),
             "cyst": Contrast(-92.0, 120.0),
-            "contusion": Contrast(-105.0),
+            "contusion": Contrast(95.0),
             "mass": Contrast(115.0),
             "nodule": Contrast(115.0),
         },
@@ -271,7 +271,7 @@ _MR_CONTRAST = {
     "t1c": {
         "calcification": Contrast(-0.40),
         "cyst": Contrast(-0.27, 0.34),
-        "contusion": Contrast(-0.30),
+        "contusion": Contrast(0.30),
         "mass": Contrast(0.36),
         "nodule": Contrast(0.36),
     },
@@ -327,7 +327,7 @@ def _ultrasound(parts: tuple[Part, ...], host_weights: Mapping[str, float]) -> L
         contrast={
             "calcification": Contrast(0.62, behind=-0.55),
             "cyst": Contrast(-0.36, 0.30, behind=0.25),
-            "contusion": Contrast(-0.30),
+            "contusion": Contrast(0.32),
             "mass": Contrast(0.40),
             "nodule": Contrast(0.40),
         },

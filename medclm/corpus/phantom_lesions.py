@@ -3,8 +3,8 @@
 nodule         bright, evenly filled, smooth disc
 cyst           disc of opposite brightness with a thin rim
 mass           bright star: several tapering spicules around a dark (necrotic) centre
-calcification  cluster of small, very bright (MR: dark) separate grains
-contusion      mottled cloud without an edge, dark where the organ takes up contrast or echoes, else bright
+calcification  cluster of three or four very bright (MR: dark) separate grains
+contusion      bright mottled cloud without an edge
 
 Knows nothing of organs, looks or files.
 """
@@ -59,7 +59,7 @@ def draw_lesion(lesion_class: str, side_px: float, rng: np.random.Generator) -> 
             return Patch(core=core, rim=disc - core, mask=disc > 0.5)
         case "mass":
             star = _inside(_star_depth(x, y, radius, rng))
-            necrosis = _inside(0.3 * radius - np.hypot(x, y))
+            necrosis = _inside(np.float32(0.3 * radius) - np.hypot(x, y))
             return Patch(core=star - 1.6 * necrosis, rim=none, mask=star > 0.5)
         case "calcification":
             core = _inside(_grain_depth(x, y, radius, rng))
@@ -92,9 +92,9 @@ def _star_depth(x: FloatMap, y: FloatMap, radius: float, rng: np.random.Generato
 
 
 def _grain_depth(x: FloatMap, y: FloatMap, radius: float, rng: np.random.Generator) -> FloatMap:
-    grains = int(rng.integers(4, 7))
-    grain = radius * (0.36 if grains == 4 else 0.30)
-    angles = rng.uniform(0, 2 * np.pi) + 2 * np.pi * (np.arange(grains) + rng.uniform(-0.12, 0.12, grains)) / grains
+    grains = int(rng.integers(3, 5))
+    grain = radius * (0.40 if grains == 3 else 0.35)
+    angles = rng.uniform(0, 2 * np.pi) + 2 * np.pi * (np.arange(grains) + rng.uniform(-0.08, 0.08, grains)) / grains
     depth = np.full_like(x, -np.inf)
     for angle in angles:
         distance = np.hypot(x - np.float32(np.cos(angle) * (radius - grain)), y - np.float32(np.sin(angle) * (radius - grain)))
@@ -108,6 +108,6 @@ def _cloud(x: FloatMap, y: FloatMap, radius: float, rng: np.random.Generator) ->
     reach = radius * (0.92 + 0.05 * np.cos(2 * angle + phase[0]) + 0.05 * np.cos(3 * angle + phase[1]))
     fade = np.clip((reach - np.hypot(x, y)) / (0.6 * reach) + 0.05, 0.0, 1.0)
     step = 2 * np.pi / (0.75 * radius)
-    mottle = 1 + 0.22 * np.cos(step * x + phase[2]) * np.cos(step * y + phase[3])
+    mottle = 1 + 0.5 * np.cos(step * x + phase[2]) * np.cos(step * y + phase[3])
     cloud: FloatMap = (fade * fade * (3 - 2 * fade) * mottle).astype(np.float32)
     return cloud

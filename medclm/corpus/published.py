@@ -20,12 +20,12 @@ from typing import Any
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from medclm.corpus.build import image_rows, reject_row
 from medclm.corpus.contract import LinkedImage, Reject, RejectedImage, SourceImage
 from medclm.corpus.finalise import PARTS, BuildReport, finalise
 from medclm.corpus.ids import Ids
 from medclm.corpus.parts import PartRow, write_part
 from medclm.corpus.pixels import read_picture
+from medclm.corpus.rows import image_rows, reject_row
 from medclm.corpus.sources.classes import canonical_class, organ_name
 from medclm.corpus.sources.detection import RefusedAnnotation, four_numbers, judge_box
 from medclm.corpus.sources.files import Folder, safe_parts

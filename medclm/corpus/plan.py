@@ -1,0 +1,244 @@
+"""What finalise decides before it writes: which images and records there are, their splits and their Hard partners.
+
+Read once from the parts and kept small: ids, patients, domains, no texts and no pictures.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from medclm.corpus.contract import Reject
+from medclm.corpus.pairing import Candidate, pair
+from medclm.corpus.parts import Parts, Place
+from medclm.corpus.splits import SplitRule, assign_splits, units
+
+_WORD = re.compile(r"[^\W_]+")
+_IN_DOMAIN = " / "
+"""Between the parts of a domain: lesion class / modality (/ technique)."""
+
+
+@dataclass(slots=True)
+class PlannedImage:
+    place: Place
+    patient: str
+    official: str | None
+    source: str
+    licence: str
+    shareable: bool
+    scope: tuple[str, ...]
+    study: str | None
+    annotations: list[tuple[str, Place]] = field(default_factory=list)
+    lesions: set[str] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class PlannedRecord:
+    record_id: str
+    place: Place
+    index: str
+    image: str
+    annotations: tuple[str, ...]
+    easy_image: str | None
+    domain: str
+    question_kind: str
+    organ: str | None
+    trains: bool
+    """Offers Easy or Medium."""
+    lends: bool
+    answer: str
+    asks: str
+    """The lent question while parts are read; then the domain that it asks about."""
+    stated: str | None
+    """Image of a stated Hard pairing."""
+    stated_answer: str
+    partner: PlannedRecord | None = None
+    """Chosen Hard partner."""
+
+
+@dataclass
+class Plan:
+    """Everything that decides about the corpus, without texts and pictures."""
+
+    images: dict[str, PlannedImage] = field(default_factory=dict)
+    records: list[PlannedRecord] = field(default_factory=list)
+    studies: dict[str, Place] = field(default_factory=dict)
+    rejects: list[Reject] = field(default_factory=list)
+    without_partner: int = 0
+
+
+def read_plan(rows: Parts) -> Plan:
+    plan = Plan()
+    organs: dict[str, str | None] = {}
+    duplicate = False
+    for place, kind, name, body in rows:
+        if kind == "image":
+            duplicate = name in plan.images
+            if duplicate:
+                plan.rejects.append(
+                    Reject(body["index"], "image_duplicate", "an image with the same id was read before: ids must be unique")
+                )
+            else:
+                plan.images[name] = _image(place, body)
+        elif kind == "reject":
+            plan.rejects.append(Reject(**body))
+        elif duplicate:
+            continue
+        elif kind == "study":
+            plan.studies.setdefault(name, place)
+        elif kind == "annotation":
+            image = plan.images[body["image"]]
+            image.annotations.append((name, place))
+            organs[name] = body["organ"]
+            if body["lesion_3d"]:
+                image.lesions.add(body["lesion_3d"])
+        else:
+            plan.records.append(_record(place, body, organs))
+    _find_asked(plan.records)
+    return plan
+
+
+def _find_asked(records: Sequence[PlannedRecord]) -> None:
+    """Leave in `asks` the domain of the class that a denial names, where it is not the record's own: an image without any
+    finding is of domain "no finding" and says of one class in scope that it is absent."""
+    classes: dict[str, set[str]] = defaultdict(set)
+    for record in records:
+        name, _, rest = record.domain.partition(_IN_DOMAIN)
+        classes[rest].add(name)
+    for record in records:
+        question = f" {' '.join(_WORD.findall(record.asks.lower()))} "
+        record.asks = ""
+        if record.question_kind == "presence" and record.answer.lower().startswith("no"):
+            rest = record.domain.partition(_IN_DOMAIN)[2]
+            named = [name for name in classes[rest] if f" {name.lower()} " in question]
+            if named:
+                record.asks = _IN_DOMAIN.join([max(named, key=lambda name: (len(name), name)), rest])
+
+
+def _image(place: Place, body: Mapping[str, Any]) -> PlannedImage:
+    return PlannedImage(
+        place=place,
+        patient=body["patient"],
+        official=body["official_split"],
+        source=body["source"],
+        licence=body["licence"],
+        shareable=body["shareable"],
+        scope=tuple(body["label_scope"]),
+        study=body["study"],
+    )
+
+
+def _record(place: Place, body: Mapping[str, Any], organs: Mapping[str, str | None]) -> PlannedRecord:
+    lend, hard = body["lend"], body["hard"]
+    return PlannedRecord(
+        record_id=body["record_id"],
+        place=place,
+        index=body["index"],
+        image=body["image"],
+        annotations=tuple(body["annotations"]),
+        easy_image=body["easy_image"],
+        domain=body["domain"],
+        question_kind=body["question_kind"],
+        organ=organs[body["annotations"][0]] if body["annotations"] else None,
+        trains=bool(body["easy"] or body["medium"]),
+        lends=lend is not None,
+        answer=lend["answer"] if lend else "",
+        asks=lend["question"] if lend else "",
+        stated=hard["image"] if hard else None,
+        stated_answer=hard["answer"] if hard else "",
+    )
+
+
+def _units(plan: Plan) -> dict[str, str]:
+    """Image -> unit that is split and paired together."""
+    of_patient = units((image.patient, sorted(image.lesions)) for image in plan.images.values())
+    return {name: of_patient[image.patient] for name, image in plan.images.items()}
+
+
+def split_images(plan: Plan, rule: SplitRule) -> dict[str, str]:
+    """Image -> split, for the images that records are about and their partners'."""
+    unit_of = _units(plan)
+    stated: dict[str, set[str]] = defaultdict(set)
+    for name in {record.image for record in plan.records}:
+        official = plan.images[name].official
+        stated[unit_of[name]] |= {official} if official else set()
+    split_of_unit = assign_splits({unit: frozenset(splits) for unit, splits in stated.items()}, rule)
+    return {name: split_of_unit[unit] for name, unit in unit_of.items() if unit in split_of_unit}
+
+
+def pair_records(plan: Plan, split_of: Mapping[str, str]) -> None:
+    unit_of = _units(plan)
+    by_split: dict[str, list[PlannedRecord]] = defaultdict(list)
+    for record in plan.records:
+        if record.stated is None:
+            by_split[split_of[record.image]].append(record)
+    for records in by_split.values():
+        by_id = {record.record_id: record for record in records}
+        chosen = pair(
+            [
+                Candidate(
+                    record_id=record.record_id,
+                    unit=unit_of[record.image],
+                    domain=record.domain,
+                    question_kind=record.question_kind,
+                    organ=record.organ,
+                    lends=record.lends,
+                    answer=record.answer,
+                    asks=record.asks,
+                )
+                for record in records
+            ]
+        )
+        for name, partner in chosen.items():
+            by_id[name].partner = by_id[partner] if partner else None
+            plan.without_partner += partner is None
+
+
+def check_stated(plan: Plan, split_of: Mapping[str, str]) -> None:
+    """A stated pairing that would leak or ask about another domain is dropped and counted; the record stays."""
+    domains: dict[str, set[str]] = defaultdict(set)
+    for record in plan.records:
+        domains[record.image].add(record.domain)
+    for record in plan.records:
+        if record.stated is None:
+            continue
+        fault = _stated_fault(record, plan, split_of, domains)
+        if fault:
+            plan.rejects.append(Reject(f"{record.index}.hard", *fault))
+            record.stated = None
+
+
+def _stated_fault(
+    record: PlannedRecord, plan: Plan, split_of: Mapping[str, str], domains: Mapping[str, set[str]]
+) -> tuple[str, str] | None:
+    assert record.stated is not None
+    mine, other = plan.images[record.image], plan.images[record.stated]
+    if mine.patient == other.patient:
+        return "hard_same_patient", "the Hard image is the record's own or of its patient: name another patient's image"
+    if record.stated not in domains:  # belongs to no record: nothing more is known of it
+        return None
+    if split_of[record.stated] != split_of[record.image]:
+        return "hard_other_split", "the Hard image is in another split: it would leak"
+    denies = record.question_kind == "presence" and record.stated_answer.lower().startswith("no")
+    if record.domain not in domains[record.stated] and not denies:
+        return "hard_other_domain", f"the Hard image has no record of domain {record.domain}: name an image of the same domain"
+    return None
+
+
+def drop_stageless(plan: Plan) -> None:
+    kept = []
+    for record in plan.records:
+        if record.trains or record.partner or record.stated:
+            kept.append(record)
+        else:
+            plan.rejects.append(
+                Reject(
+                    record.index,
+                    "no_stage_offered",
+                    f"a {record.question_kind} record has neither Easy nor Medium nor a Hard partner",
+                )
+            )
+    plan.records = kept
