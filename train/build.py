@@ -202,6 +202,8 @@ def build_run(recipe: Recipe, ds_tree: dict[str, Any], *, ds_name: str, resume: 
         image_size=processor.image_size,
         fit=recipe.data.fit,
     )
+    if ranks.is_main:
+        _print_left_out(stream, recipe.data.min_side)
     service = _service(recipe, plan, stream, corpus, ranks, folder)
     tracker = _tracker(recipe, ds_config, folder, found) if ranks.is_main else None
     renderer = Renderer(corpus=corpus, processor=processor, data=recipe.data, seed=recipe.run.seed)
@@ -296,6 +298,13 @@ def _service(recipe: Recipe, plan: BatchPlan, stream: Stream, corpus: Corpus, ra
         seed=recipe.run.seed,
         log=AssignmentLog(folder, header) if ranks.is_main else None,
     )
+
+
+def _print_left_out(stream: Stream, min_side: float) -> None:
+    for what, counts in (("records left out", stream.dropped), ("Hard stages withheld", stream.hard_withheld)):
+        if counts:
+            by_class = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+            print(f"data.min_side={min_side:g}: {sum(counts.values())} {what} for boxes too small ({by_class})", flush=True)
 
 
 def _tracker(recipe: Recipe, ds_config: dict[str, Any], folder: Path, found: Found | None) -> Tracker:

@@ -189,8 +189,11 @@ def link(image: SourceImage, *, seed: int, table: Mapping[str, Plausible] = TABL
 
 
 def exhaustive_scope(image: SourceImage, rejects: Sequence[Reject] = ()) -> tuple[str, ...]:
-    """Classes of which every lesion of this image is known: none once an annotation was refused."""
-    return () if image.rejects or rejects else tuple(image.label_scope)
+    """Classes of which every lesion of this image is known: none once linking refused an annotation.
+
+    What the source refused has left `label_scope` already, by class (contract.SourceImage).
+    """
+    return () if rejects else tuple(image.label_scope)
 
 
 def _reading_order(annotation: SourceAnnotation, height: int) -> tuple[int, float, str]:

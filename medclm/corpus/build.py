@@ -274,7 +274,7 @@ def build_part(source: Source, writer: Writer, number: int, path: Path, options:
     first = number * options.images_per_part
     indices = range(first, min(first + options.images_per_part, len(source)))
     # what belongs to no image of the source is told once
-    rows: list[PartRow] = [reject_row(reject) for reject in getattr(source, "rejects", ())] if number == 0 else []
+    rows: list[PartRow] = [reject_row(reject) for reject in source.rejects] if number == 0 else []
     for index in indices:
         linked, drafts, rejects = _drafted(source, writer, index, options)
         if linked is not None:

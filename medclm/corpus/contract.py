@@ -11,7 +11,7 @@ or _unit (0..1 of it).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -95,6 +95,7 @@ class SourceImage:
     attributes: Mapping[str, Any] = field(default_factory=dict)
     official_split: str | None = None
     label_scope: tuple[str, ...] = ()
+    """Classes annotated exhaustively on this image; a class with a refused annotation is not among them."""
     image_labels: Mapping[str, str] = field(default_factory=dict)
     organs: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Organ name (lower case, spaces; a side-named one ends in ` left` or ` right`) -> (H, W) bool, any non-zero is inside."""
@@ -110,6 +111,8 @@ class Source(Protocol):
     """A dataset of annotated images. Opened again in every worker process, so it must be cheap and picklable."""
 
     name: str
+    rejects: Sequence[Reject]
+    """What belongs to no image and cannot enter the corpus; counted once per build."""
 
     def __len__(self) -> int: ...
 

@@ -83,7 +83,7 @@ def test_brats_end_to_end(tmp_path):
     build_brats(folder, corpus)
     recheck(corpus)
     rows = records(corpus)
-    assert {row["split"] for row in rows} == {"train", "test"}
+    assert {row["split"] for row in rows} == {"train", "val", "test"}
     assert {row["domain"] for row in rows} == {"whole tumor / MR / flair", "enhancing tumor / MR / t1c"}
     texts = " ".join(str(row[key]) for row in rows for key in row if key.startswith(("question", "rationale", "answer_"))).lower()
     assert "brain" in texts

@@ -43,6 +43,7 @@ class Squares:
     """Pictures with one bright square each, two per patient; picture i is all its own."""
 
     name = "squares"
+    rejects = ()
 
     def __init__(self, count: int, *, refused: tuple[int, ...] = (), lesion_class: str = "mass", **stated: object) -> None:
         self.count, self.refused, self.lesion_class, self.stated = count, refused, lesion_class, stated

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from medclm.corpus.contract import SourceAnnotation, SourceImage
+from medclm.corpus.contract import Reject, SourceAnnotation, SourceImage
 from medclm.corpus.phantom_anatomy import CLASSES, Look
 from medclm.corpus.phantoms import SMALLEST_SIZE, Lesion, Phantom, draw_phantom
 from medclm.types import Box
@@ -52,6 +52,7 @@ class PhantomSource:
     small_lesions: bool = False
     """Lesions of 2-6 % of the image side, smaller than a vision patch, instead of 12.5-34.5 %."""
     name: str = field(default="phantoms", init=False)
+    rejects: tuple[Reject, ...] = field(default=(), init=False)
 
     def __post_init__(self) -> None:
         if self.count < 1:
