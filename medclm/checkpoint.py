@@ -81,7 +81,8 @@ def save_checkpoint(
         (temporary / "recipe.yaml").write_text(recipe_yaml(recipe), encoding="utf-8")
         files = sorted(path for path in temporary.rglob("*") if path.is_file())
         entries = [
-            {"path": str(path.relative_to(temporary)), "bytes": path.stat().st_size, "sha256": sha256_file(path)} for path in files
+            {"path": str(path.relative_to(temporary)), "bytes": path.stat().st_size, "sha256": sha256_file(path)}
+            for path in files
         ]
         manifest = {
             "format": FORMAT,

@@ -105,6 +105,8 @@ class DataSection(Section):
     """Images of the demo corpus that is made when neither data.corpus nor data.train_json is given."""
     split: str = "train"
     """Split that is trained on."""
+    verify: bool = True
+    """Compare every shard with its hash in the manifest before training; reads the whole corpus once."""
     fit: Literal["pad", "stretch"] = "pad"
     """How an image becomes the model's square: padded (nothing lost, shape kept) or stretched. Never cropped."""
     box_text: BoxTextSection = BoxTextSection()

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from medclm.config import EngineSection, Recipe, TrainSection
+from medclm.config import ConfigError, EngineSection, Recipe, TrainSection
 from medclm.distributed import Ranks
 from medclm.models.objective import Losses, TokenCounts
 from medclm.types import Batch
@@ -53,7 +53,8 @@ def connect(section: EngineSection, device: Device) -> Ranks:
     """Join the process group that the launcher's environment describes (a group of one without a launcher).
 
     Raises:
-        RuntimeError: the rendezvous port is taken, or peers do not come.
+        ConfigError: the rendezvous port is taken.
+        RuntimeError: peers do not come.
     """
     import deepspeed
 
@@ -70,7 +71,7 @@ def connect(section: EngineSection, device: Device) -> Ranks:
         deepspeed.init_distributed(dist_backend=backend, timeout=timedelta(seconds=section.timeout_s), verbose=False)
     except RuntimeError as error:
         if "EADDRINUSE" in str(error) or "address already in use" in str(error):
-            raise RuntimeError(
+            raise ConfigError(
                 f"port {os.environ['MASTER_PORT']} on {os.environ['MASTER_ADDR']} is in use: another run? Choose another one with "
                 f"`deepspeed --master_port N ...`"
             ) from error

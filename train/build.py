@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 
 from medclm.checkpoint import Found, export_checkpoint, newest, package_versions, save_checkpoint
-from medclm.config import ConfigError, Recipe, recipe_yaml
+from medclm.config import ConfigError, Recipe, load_recipe, recipe_yaml
 from medclm.curriculum.log import AssignmentLog
 from medclm.curriculum.registry import make_policy
 from medclm.curriculum.service import CurriculumService, Report
@@ -132,12 +132,13 @@ class Run:
         """Continue from a checkpoint of the same number of ranks.
 
         Raises:
-            ValueError: a checkpoint of another corpus, seed, policy or world size, naming the key.
+            ValueError: a checkpoint of another model, corpus, seed, policy or world size, naming the key.
         """
         if found.world_size != self.ranks.world_size:
             raise ValueError(
                 f"{found.folder}: written by {found.world_size} ranks, this run has {self.ranks.world_size}: start {found.world_size}"
             )
+        _check_same_run(self.recipe, found.folder)
         self.stream.check_state(found.run_state["stream"])
         self.service.load_state_dict(found.run_state["curriculum"])
         self.engine.load(found.folder / "deepspeed", exclude_frozen=bool(self.recipe.model.lora.rank))
@@ -185,12 +186,14 @@ def build_run(recipe: Recipe, ds_tree: dict[str, Any], *, ds_name: str, resume: 
     device = find_device(ranks.local_rank)
     plan = batch_plan(recipe, ranks.world_size)
     bf16 = wants_bf16(recipe.train, device)
-    ds_config = fill(ds_tree, recipe, world_size=ranks.world_size, bf16=bf16, pin_memory=device.name != "cpu", where=ds_name)
+    ds_config = fill(ds_tree, recipe, world_size=ranks.world_size, bf16=bf16, accelerator=device.name != "cpu", where=ds_name)
     folder = recipe.run.output_dir / recipe.run.name
     found = _prepare_folder(folder, recipe, ranks, resume=resume)
     connect(recipe.engine, device)
 
     corpus = Corpus(on_main_first(ranks, lambda: corpus_folder(recipe)))
+    if recipe.data.verify and ranks.is_main:
+        corpus.verify()
     processor = on_main_first(ranks, lambda: _processor(recipe, corpus, folder))
     engine = _engine(recipe, ds_config, processor, device=device, bf16=bf16)
     stream = Stream(
@@ -230,6 +233,21 @@ def build_run(recipe: Recipe, ds_tree: dict[str, Any], *, ds_name: str, resume: 
     if found is not None:
         run.resume(found)
     return run
+
+
+def _check_same_run(recipe: Recipe, folder: Path) -> None:
+    """Refuse to continue a checkpoint whose recipe differs where the run would no longer be the run."""
+    now, then = flat(recipe), flat(load_recipe(config=folder / "recipe.yaml"))
+    free = ("data.workers", "data.verify", "curriculum.timeout_s", "model.attention")
+    for key in now:
+        bound = key.startswith(("model.", "data.", "curriculum.", "run.seed")) or key in (
+            "train.global_batch_size",
+            "train.steps",
+        )
+        if bound and key not in free and now[key] != then[key]:
+            raise ConfigError(
+                f"{key}={now[key]}: the checkpoint {folder} was written with {then[key]}: use that, or start another run.name"
+            )
 
 
 def on_main_first(ranks: Ranks, make: Any) -> Any:

@@ -34,7 +34,7 @@ def print_plan(recipe: Recipe, ds_tree: dict[str, Any], *, ds_name: str) -> None
     device = find_device(ranks.local_rank)
     bf16 = wants_bf16(recipe.train, device)
     plan = batch_plan(recipe, ranks.world_size)
-    ds_config = fill(ds_tree, recipe, world_size=ranks.world_size, bf16=bf16, pin_memory=device.name != "cpu", where=ds_name)
+    ds_config = fill(ds_tree, recipe, world_size=ranks.world_size, bf16=bf16, accelerator=device.name != "cpu", where=ds_name)
     console.rule("recipe")
     console.print(recipe_yaml(recipe), markup=False, highlight=False)
     console.rule(f"{ds_name}, filled")

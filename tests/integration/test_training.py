@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -131,6 +132,55 @@ def test_a_damaged_checkpoint_is_passed_over_by_name(undisturbed, tmp_path):
 def test_a_run_folder_with_checkpoints_is_not_overwritten(corpus, undisturbed, capsys):
     assert main(flags(corpus, undisturbed.parent, "--train.steps=20")) == 2
     assert "holds checkpoints of an earlier run: give --resume=auto" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ("--model.tiny.width=64", "model.tiny.width=64"),
+        ("--curriculum.policy=mixture", "curriculum.policy=mixture"),
+        ("--run.seed=5", "run.seed=5"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused_by_key(corpus, undisturbed, tmp_path, capfd, change, key):
+    shutil.copytree(undisturbed, tmp_path / "demo")
+    kept = [
+        flag
+        for flag in flags(corpus, tmp_path, "--train.steps=20", "--resume=auto")
+        if flag.partition("=")[0] != change.partition("=")[0]
+    ]
+    assert run_ranks(2, start, [*kept, change], timeout_s=120) == [2, 2]
+    assert f"{key}: the checkpoint" in capfd.readouterr().err
+
+
+def test_a_shard_that_differs_from_its_hash_is_named(tmp_path, capfd):
+    corpus = write_small_corpus(tmp_path / "corpus", images=12)
+    shard = next(corpus.glob("images-*.arrow"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    assert run_ranks(1, start, flags(corpus, tmp_path, "--train.steps=2"), timeout_s=120) == [2]
+    assert shard.name in capfd.readouterr().err
+
+
+def test_a_port_in_use_is_one_clear_message(corpus, tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        environment = {
+            **os.environ,
+            "RANK": "0",
+            "LOCAL_RANK": "0",
+            "WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
+        command = [sys.executable, str(ROOT / "launch" / "train.py"), *flags(corpus, tmp_path, "--train.steps=2")]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 2
+    assert f"port {port} on 127.0.0.1 is in use" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_another_number_of_ranks_is_refused_by_name(corpus, undisturbed, tmp_path):

@@ -57,7 +57,7 @@ def sharded_gradients(rank, world_size, corpus_folder, model_folder, ds_file, no
     recipe = load_recipe([*FLAGS, f"--train.normalization={normalization}"])
     device = Device(name="cpu", bf16=False)
     connect(recipe.engine, device)
-    ds_config = fill(read_json(ds_file), recipe, world_size=world_size, bf16=False, pin_memory=False)
+    ds_config = fill(read_json(ds_file), recipe, world_size=world_size, bf16=False, accelerator=False)
     if ds_config["zero_optimization"]["stage"] == 3:
         with sharded_weights(ds_config):
             network = network_of(model_folder)
@@ -111,7 +111,7 @@ def poisoned_step(rank, world_size, corpus_folder, ds_file):
     recipe = load_recipe(FLAGS)
     device = Device(name="cpu", bf16=False)
     connect(recipe.engine, device)
-    ds_config = fill(read_json(ds_file), recipe, world_size=world_size, bf16=False, pin_memory=False)
+    ds_config = fill(read_json(ds_file), recipe, world_size=world_size, bf16=False, accelerator=False)
     network = tiny_network(tiny_section())
     engine = Engine(Objective(network, 0.8, 0.2), recipe, ds_config, device)
     step = StagedStep(engine, recipe.train, Ranks(rank, rank, world_size))

@@ -12,7 +12,7 @@ CONFIGS = Path(__file__).resolve().parents[2] / "ds_configs"
 
 
 def filled(tree, flags=(), world_size=2, bf16=False):
-    return fill(tree, load_recipe(list(flags)), world_size=world_size, bf16=bf16, pin_memory=False, where="x.json")
+    return fill(tree, load_recipe(list(flags)), world_size=world_size, bf16=bf16, accelerator=False, where="x.json")
 
 
 @pytest.mark.parametrize("name", ["zero2", "zero3", "zero3_offload"])
