@@ -41,20 +41,26 @@ def print_learned(run: Path) -> None:
     print("What was learned, asked on patients it never saw, without a box on the image:")
     print(f"  names the finding or the organ   {_claim(organs)}")
     print(f"  puts a box around the finding    {_claim(boxes)} mean IoU")
-    print(f"  answers yes/no, form kept        {_claim(closed)}; {grounding['reason_format_rate']['value']:.0%} give box, reasoning and answer")
+    print(
+        f"  answers yes/no, form kept        {_claim(closed)}; {grounding['reason_format_rate']['value']:.0%} give box, reasoning and answer"
+    )
     print("Where things are:")
     print(f"  runs      mlflow ui --backend-store-uri sqlite:///{store}   then http://127.0.0.1:5000")
     print(f"  model     {export}   (plain transformers folder; checkpoints: {run / 'checkpoints'})")
     print(f"  scores    {run / 'eval' / 'vqa-test' / 'results.json'}, report.html beside it")
     print(f"  pictures  {run / 'eval' / 'grounding-test' / 'overlays'}, {run / 'eval' / 'grounding-test' / 'report.html'}")
-    print(f"  try it    python launch/predict.py --checkpoint {run} --image FILE --question 'What is the finding in this image?' --out overlay.png")
+    print(
+        f"  try it    python launch/predict.py --checkpoint {run} --image FILE --question 'What is the finding in this image?' --out overlay.png"
+    )
     print("Research use only, not a medical device.")
 
 
 def _scores(folder: Path) -> dict[str, Any]:
     path = folder / "results.json"
     if not path.is_file():
-        raise ValueError(f"{path}: missing: run launch/evaluate.py --checkpoint {folder.parents[1]} --out {folder.parent} first")
+        raise ValueError(
+            f"{path}: missing: run launch/evaluate.py --checkpoint {folder.parents[1]} --out {folder.parent} first"
+        )
     scores = json.loads(path.read_text(encoding="utf-8"))["scores"]
     assert isinstance(scores, dict)
     return scores

@@ -31,6 +31,10 @@ from medclm.models.vip_llava_processor import VipLlavaProcessor, is_local, load_
 LANGUAGE_MODEL = "model.language_model"
 
 
+PUBLISHED_VOCABULARY = 32064
+"""Rows of the embedding of the published 7B model."""
+
+
 class VipLlavaFamily:
     """The `ModelFamily` of ViP-LLaVA."""
 
@@ -61,14 +65,19 @@ class VipLlavaFamily:
     def count_parameters(self, section: ModelSection) -> dict[str, tuple[int, int]]:
         """Group -> (all, trained) parameters, from the configuration alone; the tiny vocabulary at its upper bound.
 
+        Nothing is fetched: a hub id that is not on this machine is counted in the published 7B layout.
+
         Raises:
             ValueError: as `build`, weights and attention aside.
         """
         if section.path == "tiny":
             config = tiny_config(section.tiny, tiny_tokenizer((), section.tiny.vocab_size))
             config.text_config.vocab_size = section.tiny.vocab_size
-        else:
+        elif is_local(section.path):
             config = read_config(section.path)
+        else:
+            config = VipLlavaConfig()  # its defaults are the 7B layout, but for the image token's place in the vocabulary
+            config.text_config.vocab_size = PUBLISHED_VOCABULARY
         with torch.device("meta"):
             network = _new_network(config, torch.float32, "eager")
             if section.lora.rank:

@@ -13,7 +13,7 @@ import pytest
 from medclm.corpus import rationale
 from medclm.corpus.anatomy import link
 from medclm.corpus.checks import check_draft
-from medclm.corpus.contract import LinkedImage, Reject, SourceAnnotation, SourceImage
+from medclm.corpus.contract import LinkedImage, SourceAnnotation, SourceImage
 from medclm.corpus.rationale import image_facts, many, one
 from medclm.corpus.sources.phantoms import PhantomSource
 from medclm.corpus.writers.template import EASY, MEDIUM, TemplateWriter
@@ -266,7 +266,6 @@ def test_negatives_need_scope_absence_and_certainty():
     assert asked(label_scope=()) == set()
     assert asked(label_scope=("cyst",)) == {"easy Yes cyst", "medium Yes cyst", "easy No cyst"}
     assert asked(image_labels={"mass": "uncertain"}) == {"easy Yes cyst", "medium Yes cyst", "easy No cyst"}
-    assert asked(rejects=(Reject("images[0].annotations[5]", "box_zero_area", ""),)) == set()
 
 
 def test_an_image_without_findings_offers_medium_alone():
