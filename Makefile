@@ -32,7 +32,7 @@ endif
 
 demo: $(SETUP)
 	$(BIN)deepspeed --num_accelerators $(RANKS) launch/train.py --deepspeed ds_configs/zero3.json --resume=auto
-	$(BIN)python launch/evaluate.py --checkpoint runs/demo --suites vqa,grounding --data runs/phantoms-4000 --limit 600 --batch-size 64 --overwrite --out runs/demo/eval
+	$(BIN)python launch/evaluate.py --checkpoint runs/demo --suites vqa,grounding --data runs/phantoms-8000 --limit 600 --batch-size 64 --overwrite --out runs/demo/eval
 	$(BIN)python launch/summary.py runs/demo
 
 test: $(SETUP)

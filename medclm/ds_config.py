@@ -15,7 +15,6 @@ from typing import Any
 from medclm.config import ConfigError, Recipe
 from medclm.data.order import largest_micro_batch, rank_slots
 
-
 BUCKETS = ("reduce_bucket_size", "allgather_bucket_size", "stage3_prefetch_bucket_size")
 """Elements sent together."""
 

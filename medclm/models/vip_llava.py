@@ -25,7 +25,7 @@ from medclm.models.export import base_of, completed, write_network
 from medclm.models.freezing import freeze, freeze_groups, parameter_counts
 from medclm.models.objective import Objective
 from medclm.models.protocol import Processor
-from medclm.models.tiny import tiny_config, tiny_tokenizer, tiny_transformers_processor
+from medclm.models.tiny import spread_positions, tiny_config, tiny_tokenizer, tiny_transformers_processor
 from medclm.models.vip_llava_processor import VipLlavaProcessor, is_local, load_processor
 
 LANGUAGE_MODEL = "model.language_model"
@@ -54,6 +54,7 @@ class VipLlavaFamily:
         with seeded(seed, "model.weights"):
             if section.path == "tiny":
                 network = _new_network(config, dtype, attention)
+                spread_positions(network)
             else:
                 network = open_weights(section.path, dtype, attention)
         if section.lora.rank:
