@@ -20,4 +20,5 @@ if __name__ == "__main__":
     try:
         print_learned(parser.parse_args().run)
     except ValueError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
