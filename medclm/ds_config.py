@@ -88,8 +88,7 @@ def fill(
 
 
 def _fill_memory(zero: dict[str, Any], accelerator: bool) -> None:
-    """Large buckets and overlap pay on a GPU. On the CPU there is no stream to overlap with, and buckets of 200 MB
-    made a step of the demo half as slow again (690 instead of 490 ms, two ranks)."""
+    """Large buckets and overlap pay on a GPU. On the CPU there is no stream to overlap with, and a bucket of 200 MB only costs."""
     auto = {"overlap_comm": accelerator} | dict.fromkeys(BUCKETS, 50_000_000 if accelerator else 2_000_000)
     for key, value in auto.items():
         if zero.get(key) == "auto":
