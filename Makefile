@@ -30,9 +30,12 @@ endif
 
 .PHONY: demo test test-slow check clean
 
+# Where train/corpora.py puts the phantoms of train/configs/demo.yaml.
+DEMO_CORPUS = runs/phantoms-8000-what-which_organ-where-presence
+
 demo: $(SETUP)
 	$(BIN)deepspeed --num_accelerators $(RANKS) launch/train.py --deepspeed ds_configs/zero3.json --resume=auto
-	$(BIN)python launch/evaluate.py --checkpoint runs/demo --suites vqa,grounding --data runs/phantoms-8000 --limit 600 --batch-size 64 --overwrite --out runs/demo/eval
+	$(BIN)python launch/evaluate.py --checkpoint runs/demo --suites vqa,grounding --data $(DEMO_CORPUS) --limit 600 --batch-size 64 --overwrite --out runs/demo/eval
 	$(BIN)python launch/summary.py runs/demo
 
 test: $(SETUP)

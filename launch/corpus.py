@@ -34,7 +34,7 @@ from medclm.corpus.sources.options import PLANES, SourceOptions, parse_visible_o
 from medclm.corpus.sources.phantoms import PhantomSource
 from medclm.corpus.sources.voc import VocSource
 from medclm.corpus.splits import SplitRule
-from medclm.corpus.writers.template import TemplateWriter
+from medclm.corpus.writers.template import KINDS, TemplateWriter
 from medclm.data.schema import SPLITS
 from medclm.data.shards import Corpus
 
@@ -71,7 +71,7 @@ def main(arguments: list[str]) -> int:
 
 def _build(args: argparse.Namespace) -> int:
     source = _source(args)
-    writer = TemplateWriter(language=args.language, max_per_image=args.max_per_image)
+    writer = TemplateWriter(language=args.language, max_per_image=args.max_per_image, kinds=_names(args.kinds))
     fold = _fold(args.split_fold) if args.split_fold else None
     public = isinstance(source, PhantomSource)
     options = BuildOptions(
@@ -109,7 +109,7 @@ def _source(args: argparse.Namespace) -> Source:
         lesion_3d_field=args.lesion_3d_field,
         organs=tuple(args.organ),
         organ_root=args.organ_root,
-        exhaustive=tuple(name.strip() for name in args.exhaustive.split(",") if name.strip()),
+        exhaustive=_names(args.exhaustive),
         visible_on=parse_visible_on(args.visible_on),
         aliases=dict(_pair("--alias", value) for value in args.alias),
         licence=args.licence,
@@ -202,10 +202,8 @@ _DESCRIBED = {
 
 
 def _settings(args: argparse.Namespace) -> dict[str, object]:
-    names = _DESCRIBED["phantoms" if args.source == "phantoms" else "coco"]
-    return {
-        name: getattr(args, name) for name in (*names, "language", "max_per_image") if getattr(args, name) not in (None, "", [])
-    }
+    names = (*_DESCRIBED["phantoms" if args.source == "phantoms" else "coco"], "language", "max_per_image", "kinds")
+    return {name: getattr(args, name) for name in names if getattr(args, name) not in (None, "", [])}
 
 
 def _identity(args: argparse.Namespace) -> str:
@@ -216,6 +214,10 @@ def _identity(args: argparse.Namespace) -> str:
     if annotations is not None and annotations.is_file():
         flags.append(("content", hashlib.sha256(annotations.read_bytes()).hexdigest()))
     return repr(flags)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _numbers(flag: str, text: str, count: int) -> tuple[float, ...]:
@@ -378,6 +380,7 @@ def _add_building(parser: argparse.ArgumentParser) -> None:
         "--split-fold", metavar="K/N", help="patients in N groups, the K-th is test: leave-one-patient-out with N = patients"
     )
     group.add_argument("--language", default="en", help="of the texts")
+    group.add_argument("--kinds", default=",".join(KINDS), metavar="LIST", help="question kinds to ask (default %(default)s)")
     group.add_argument("--max-per-image", type=int, default=6, help="records per image at most (default %(default)s)")
     group.add_argument(
         "--retries", type=int, default=2, help="times a text is written again after a failed check (default %(default)s)"

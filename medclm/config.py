@@ -103,6 +103,8 @@ class DataSection(Section):
     """Folder to which image paths of data.train_json are relative; none = the folder of the JSON."""
     phantoms: int = Field(4000, ge=8)
     """Images of the demo corpus that is made when neither data.corpus nor data.train_json is given."""
+    phantom_kinds: tuple[str, ...] = ()
+    """Question kinds that phantoms are asked; none named = all that the template writer knows."""
     split: str = "train"
     """Split that is trained on."""
     verify: bool = True

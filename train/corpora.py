@@ -39,17 +39,22 @@ def corpus_folder(recipe: Recipe) -> Path:
 
 
 def _phantoms(recipe: Recipe) -> Path:
-    out = recipe.run.output_dir / f"phantoms-{recipe.data.phantoms}"
+    kinds = recipe.data.phantom_kinds
+    out = recipe.run.output_dir / "-".join(["phantoms", str(recipe.data.phantoms), *kinds])
     if not (out / MANIFEST).is_file():
         from medclm.corpus.build import BuildOptions, build
         from medclm.corpus.ids import phantom_ids
         from medclm.corpus.sources.phantoms import PhantomSource
-        from medclm.corpus.writers.template import TemplateWriter
+        from medclm.corpus.writers.template import KINDS, TemplateWriter
 
+        try:
+            writer = TemplateWriter(kinds=kinds or KINDS)
+        except ValueError as error:
+            raise ConfigError(f"data.phantom_{error}") from None
         workers = len(os.sched_getaffinity(0))
         build(
             PhantomSource(count=recipe.data.phantoms, seed=0),
-            TemplateWriter(),
+            writer,
             out,
             BuildOptions(ids=phantom_ids(0), workers=workers),
         )

@@ -3,8 +3,8 @@
 nodule         bright, evenly filled, smooth disc
 cyst           disc of opposite brightness with a thin rim
 mass           bright star: several tapering spicules around a dark (necrotic) centre
-calcification  cluster of three or four very bright (MR: dark) separate grains
-contusion      bright mottled cloud without an edge
+calcification  cluster of three or four very bright (T2: dark) separate grains
+contusion      mottled cloud, bright and dark patches in turn, without an edge
 
 Knows nothing of organs, looks or files.
 """
@@ -65,8 +65,8 @@ def draw_lesion(lesion_class: str, side_px: float, rng: np.random.Generator) -> 
             core = _inside(_grain_depth(x, y, radius, rng))
             return Patch(core=core, rim=none, mask=core > 0.5)
         case "contusion":
-            core = _cloud(x, y, radius, rng)
-            return Patch(core=core, rim=none, mask=core > 0.25)
+            cloud, mottle = _cloud(x, y, radius, rng)
+            return Patch(core=cloud * mottle, rim=none, mask=cloud > 0.25)
     raise ValueError(f"unknown lesion class {lesion_class!r}")
 
 
@@ -102,12 +102,12 @@ def _grain_depth(x: FloatMap, y: FloatMap, radius: float, rng: np.random.Generat
     return depth
 
 
-def _cloud(x: FloatMap, y: FloatMap, radius: float, rng: np.random.Generator) -> FloatMap:
+def _cloud(x: FloatMap, y: FloatMap, radius: float, rng: np.random.Generator) -> tuple[FloatMap, FloatMap]:
+    """Density 0..1, fading towards the edge, and the mottling that it carries, from -1 to 1.7."""
     phase = rng.uniform(0, 2 * np.pi, 4)
     angle = np.arctan2(y, x)
     reach = radius * (0.92 + 0.05 * np.cos(2 * angle + phase[0]) + 0.05 * np.cos(3 * angle + phase[1]))
-    fade = np.clip((reach - np.hypot(x, y)) / (0.6 * reach) + 0.05, 0.0, 1.0)
-    step = 2 * np.pi / (0.75 * radius)
-    mottle = 1 + 0.5 * np.cos(step * x + phase[2]) * np.cos(step * y + phase[3])
-    cloud: FloatMap = (fade * fade * (3 - 2 * fade) * mottle).astype(np.float32)
-    return cloud
+    fade = np.clip((reach - np.hypot(x, y)) / (0.45 * reach) + 0.05, 0.0, 1.0)
+    step = 2 * np.pi / (0.7 * radius)
+    mottle = 0.35 + 1.35 * np.cos(step * x + phase[2]) * np.cos(step * y + phase[3])
+    return (fade * fade * (3 - 2 * fade)).astype(np.float32), mottle.astype(np.float32)

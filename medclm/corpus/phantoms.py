@@ -33,7 +33,7 @@ from medclm.types import Box
 
 SMALLEST_SIZE = 64
 """Pixels a side under which shapes blur."""
-_COUNT_WEIGHTS = (0.10, 0.60, 0.20, 0.10)
+_COUNT_WEIGHTS = (0.08, 0.80, 0.08, 0.04)
 """Share of images with 0, 1, 2, 3 lesions."""
 _REPEAT_SHARE = 0.5
 """Share of second and third lesions that repeat the first one's class."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from torch import nn
 from transformers import (
     CLIPImageProcessorPil,
     CLIPVisionConfig,
@@ -105,7 +105,7 @@ def tiny_config(section: TinySection, tokenizer: Any) -> Any:
         image_size=section.image_size,
         patch_size=section.patch_size,
         hidden_size=section.vision_width,
-        intermediate_size=2 * section.vision_width,
+        intermediate_size=4 * section.vision_width,
         num_hidden_layers=section.vision_layers,
         num_attention_heads=section.heads,
         projection_dim=section.vision_width,
@@ -114,7 +114,7 @@ def tiny_config(section: TinySection, tokenizer: Any) -> Any:
     text = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=section.width,
-        intermediate_size=2 * section.width,
+        intermediate_size=4 * section.width,
         num_hidden_layers=section.layers,
         num_attention_heads=section.heads,
         num_key_value_heads=section.heads,
@@ -137,12 +137,19 @@ def tiny_config(section: TinySection, tokenizer: Any) -> Any:
 
 
 def spread_positions(network: Any) -> None:
-    """Give the vision tower's random position embeddings the size of its patch embeddings.
+    """Start the vision tower's position embeddings as sines and cosines of column and row, half as large as its patches.
 
-    CLIP starts them 14 times fainter than its patches on normalised pixels, so a tower from random weights hardly knows at
-    first where a patch is.
+    CLIP starts them as noise, 14 times fainter than its patches on normalised pixels: from random weights a tower then hardly
+    knows where a patch is, nor which patches are neighbours. Form: MAE's fixed embeddings (He et al. 2022, arXiv 2111.06377).
     """
-    nn.init.normal_(network.model.vision_tower.embeddings.position_embedding.weight, std=0.3)
+    embeddings = network.model.vision_tower.embeddings
+    side = embeddings.image_size // embeddings.patch_size
+    width = embeddings.position_embedding.weight.shape[1]
+    wavelengths = 100.0 ** (torch.arange(width // 4) / (width // 4))
+    row, column = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    waves = [of(at.reshape(-1, 1) / wavelengths) for at in (column, row) for of in (torch.sin, torch.cos)]
+    with torch.no_grad():
+        embeddings.position_embedding.weight[1:, : 4 * len(wavelengths)] = 0.5 * torch.cat(waves, dim=1)
 
 
 def check_sizes(section: TinySection) -> None:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoProcessor, VipLlavaForConditionalGeneration
@@ -69,6 +70,18 @@ def test_every_vision_layer_of_the_tiny_model_learns_something() -> None:
     idle = [name for name, parameter in network.named_parameters() if not parameter.requires_grad]
     assert idle
     assert all("post_layernorm" in name for name in idle)
+
+
+def test_positions_tell_columns_from_rows_and_neighbours_from_strangers() -> None:
+    network = tiny_network(tiny_section(image_size=64, patch_size=8, vision_width=32))
+    positions = network.model.vision_tower.embeddings.position_embedding.weight[1:].detach().reshape(8, 8, 32)
+    column, row = positions[..., :16], positions[..., 16:]
+    assert torch.equal(column, column[:1].expand_as(column))
+    assert torch.equal(row, row[:, :1].expand_as(row))
+    distances = (positions - positions[0, 0]).norm(dim=-1)
+    assert (distances[0, 1:4].diff() > 0).all()
+    assert distances[0, 1] == distances[0, 1:].min()
+    assert torch.allclose(distances, distances.T, atol=1e-6)
 
 
 def test_an_export_opens_with_transformers_alone(tmp_path: Path) -> None:

@@ -357,7 +357,25 @@ def test_findings_join_equal_sentences():
     assert rationale.findings([facts, facts, {**facts, "label": "mass"}]) == "Two cysts in the liver. Mass in the liver."
 
 
-@pytest.mark.parametrize(("language", "cap", "message"), [("de", 6, "language='de'"), ("en", 0, "max_per_image=0")])
-def test_wrong_settings_are_refused(language, cap, message):
+def test_kinds_left_out_change_nothing_in_the_others():
+    some = ("what", "count")
+    for linked, made in phantoms()[:60]:
+        fewer, _ = TemplateWriter(max_per_image=99, kinds=some).write(linked, 0)
+        every, _ = TemplateWriter(max_per_image=99).write(linked, 0)
+        assert {draft.question_kind for draft in fewer} <= set(some)
+        for kind in some:
+            assert [d for d in fewer if d.question_kind == kind] == [d for d in every if d.question_kind == kind]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"language": "de"}, "language='de'"),
+        ({"max_per_image": 0}, "max_per_image=0"),
+        ({"kinds": ("what", "why")}, "kinds='what,why': choose from presence, what"),
+        ({"kinds": ()}, "kinds=''"),
+    ],
+)
+def test_wrong_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
-        TemplateWriter(language=language, max_per_image=cap)
+        TemplateWriter(**settings)

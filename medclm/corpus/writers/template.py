@@ -26,6 +26,8 @@ from medclm.corpus.rationale import LISTED, Clause, many, one, pick, text_of
 from medclm.draws import generator
 
 NAME = "template"
+KINDS = ("presence", "what", "where", "which_organ", "count", "describe")
+"""Question kinds that it can ask."""
 _RADIOLOGY = frozenset({"CR", "CT", "DX", "MG", "MR", "NM", "PT", "PX", "RF", "RG", "US", "XA", "XR"})
 
 EASY = {
@@ -121,31 +123,29 @@ class TemplateWriter:
     Args:
         language: only `en` so far.
         max_per_image: drafts per image at most, spread evenly over the question kinds.
+        kinds: which of `KINDS` are asked.
 
     Raises:
-        ValueError: another language, or a cap under 1.
+        ValueError: another language, a cap under 1, or a kind that is not one of `KINDS`.
     """
 
     name = NAME
 
-    def __init__(self, language: str = "en", max_per_image: int = 6) -> None:
+    def __init__(self, language: str = "en", max_per_image: int = 6, kinds: Sequence[str] = KINDS) -> None:
         if language != "en":
             raise ValueError(f"language={language!r}: the template writer knows only 'en'")
         if max_per_image < 1:
             raise ValueError(f"max_per_image={max_per_image}: give at least 1")
-        self.language, self.max_per_image = language, max_per_image
+        if not kinds or not set(kinds) <= set(KINDS):
+            raise ValueError(f"kinds={','.join(kinds)!r}: choose from {', '.join(KINDS)}")
+        self.language, self.max_per_image, self.kinds = language, max_per_image, frozenset(kinds)
 
     def write(self, linked: LinkedImage, seed: int) -> tuple[list[Draft], list[Reject]]:
         """Up to `max_per_image` drafts; nothing is refused here."""
         sheet = _Sheet(linked, seed, self.language)
-        kinds = [
-            sheet.presence(),
-            *(sheet.about_lesions(kind) for kind in ("what", "where", "which_organ")),
-            sheet.count(),
-            sheet.describe(),
-        ]
         draw = generator(seed, f"template.kinds {linked.image.key}")
-        queues = [kinds[int(i)] for i in draw.permutation(len(kinds)) if kinds[int(i)]]
+        order = [KINDS[int(i)] for i in draw.permutation(len(KINDS))]
+        queues = [queue for kind in order if kind in self.kinds if (queue := sheet.questions(kind))]
         drafts: list[Draft] = []
         while queues and len(drafts) < self.max_per_image:
             for queue in queues:
@@ -167,6 +167,18 @@ class _Sheet:
         self._noun = "finding" if image.modality in _RADIOLOGY else "structure"
 
     # --- kinds
+
+    def questions(self, kind: str) -> list[list[Draft]]:
+        """The queue of a kind."""
+        match kind:
+            case "presence":
+                return self.presence()
+            case "count":
+                return self.count()
+            case "describe":
+                return self.describe()
+            case _:
+                return self.about_lesions(kind)
 
     def about_lesions(self, kind: str) -> list[list[Draft]]:
         """what, where or which_organ: a draft per lesion, those that offer Medium first, otherwise in drawn order."""
