@@ -31,7 +31,7 @@ endif
 .PHONY: demo test test-slow check clean
 
 # Where train/corpora.py puts the phantoms of train/configs/demo.yaml.
-DEMO_CORPUS = runs/phantoms-8000-what-which_organ-where-presence
+DEMO_CORPUS = runs/phantoms-8000-what-which_organ-where
 
 demo: $(SETUP)
 	$(BIN)deepspeed --num_accelerators $(RANKS) launch/train.py --deepspeed ds_configs/zero3.json --resume=auto

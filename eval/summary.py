@@ -36,13 +36,13 @@ def print_learned(run: Path) -> None:
         ValueError: the run was not evaluated on its test split yet.
     """
     vqa, grounding = (_scores(run / "eval" / f"{suite}-test") for suite in ("vqa", "grounding"))
-    organs, boxes, closed = vqa["answer_accuracy"], grounding["mean_iou"], vqa["closed_accuracy"]
+    names, boxes, both = vqa["answer_accuracy"], grounding["mean_iou"], grounding["answer_and_box"]
     store, export = run.parent / "mlflow.db", run / "export"
     print("What was learned, asked on patients it never saw, without a box on the image:")
-    print(f"  names the finding or the organ   {_claim(organs)}")
+    print(f"  names the finding or the organ   {_claim(names)}")
     print(f"  puts a box around the finding    {_claim(boxes)} mean IoU")
     print(
-        f"  answers yes/no, form kept        {_claim(closed)}; {grounding['reason_format_rate']['value']:.0%} give box, reasoning and answer"
+        f"  both right at once               {_claim(both)}; {grounding['reason_format_rate']['value']:.0%} give box, reasoning and answer"
     )
     print("Where things are:")
     print(f"  runs      mlflow ui --backend-store-uri sqlite:///{store}   then http://127.0.0.1:5000")
