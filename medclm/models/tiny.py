@@ -114,7 +114,7 @@ def tiny_config(section: TinySection, tokenizer: Any) -> Any:
     text = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=section.width,
-        intermediate_size=8 * section.width // 3,
+        intermediate_size=4 * section.width,
         num_hidden_layers=section.layers,
         num_attention_heads=section.heads,
         num_key_value_heads=section.heads,
