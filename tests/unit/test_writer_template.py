@@ -359,7 +359,7 @@ def test_findings_join_equal_sentences():
 
 def test_kinds_left_out_change_nothing_in_the_others():
     some = ("what", "count")
-    for linked, made in phantoms()[:60]:
+    for linked, _ in phantoms()[:60]:
         fewer, _ = TemplateWriter(max_per_image=99, kinds=some).write(linked, 0)
         every, _ = TemplateWriter(max_per_image=99).write(linked, 0)
         assert {draft.question_kind for draft in fewer} <= set(some)
