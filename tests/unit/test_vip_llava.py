@@ -324,7 +324,7 @@ def test_adapters_learn_beside_the_projector() -> None:
     counts = parameter_counts(network)
     assert counts["language_model"][1] == counts["vision_tower"][1] == 0
     assert counts["projector"][0] == counts["projector"][1] > 0
-    assert counts["adapters"] == (2 * 4 * (4 * 64 + 3 * 96), 2 * 4 * (4 * 64 + 3 * 96))
+    assert counts["adapters"] == (2 * 4 * (4 * 64 + 3 * 160), 2 * 4 * (4 * 64 + 3 * 160))
     assert torch.equal(logits(network), logits(tiny_network(processor=PROCESSOR)))  # B starts at zero
     assert not any("lora" in name for name in freeze_groups(network)["language_model"])
 
