@@ -13,7 +13,7 @@ import multiprocessing
 import shutil
 import signal
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -24,7 +24,6 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 import medclm
 from medclm.corpus.anatomy import link
-from medclm.corpus.checks import draft_checked
 from medclm.corpus.contract import (
     Draft,
     LinkedImage,
@@ -34,6 +33,7 @@ from medclm.corpus.contract import (
     SourceImage,
     Writer,
 )
+from medclm.corpus.drafting import draft_checked
 from medclm.corpus.finalise import PARTS, BuildReport, EverythingRejected, finalise
 from medclm.corpus.ids import Ids
 from medclm.corpus.parts import PartRow, write_part
@@ -43,6 +43,8 @@ from medclm.data.manifest import write_json
 from medclm.data.schema import MANIFEST
 
 _SETTINGS = "settings.json"
+_IMAGES_AT_ONCE = 16
+"""Images that are held while their texts are written together."""
 
 
 @dataclass(frozen=True)
@@ -122,8 +124,7 @@ def dry_run(source: Source, writer: Writer, options: BuildOptions, *, most: int 
     drafts: list[Draft] = []
     rejects: list[Reject] = []
     images = min(most, len(source))
-    for index in range(images):
-        _, some, refused = _drafted(source, writer, index, options)
+    for _, some, refused in _drafted(source, writer, range(images), options):
         drafts += some
         rejects += refused
     stages = Counter(
@@ -275,36 +276,48 @@ def build_part(source: Source, writer: Writer, number: int, path: Path, options:
     indices = range(first, min(first + options.images_per_part, len(source)))
     # what belongs to no image of the source is told once
     rows: list[PartRow] = [reject_row(reject) for reject in source.rejects] if number == 0 else []
-    for index in indices:
-        linked, drafts, rejects = _drafted(source, writer, index, options)
-        if linked is not None:
-            rows += image_rows(linked, drafts, options.ids)
-        rows += [reject_row(reject) for reject in rejects]
+    for start in range(indices.start, indices.stop, _IMAGES_AT_ONCE):
+        some = range(start, min(start + _IMAGES_AT_ONCE, indices.stop))
+        for linked, drafts, rejects in _drafted(source, writer, some, options):
+            if linked is not None:
+                rows += image_rows(linked, drafts, options.ids)
+            rows += [reject_row(reject) for reject in rejects]
     write_part(path, rows)
     kinds = Counter(row.kind for row in rows)
     return Counter(images=len(indices), records=kinds["record"], rejects=kinds["reject"])
 
 
 def _drafted(
-    source: Source, writer: Writer, index: int, options: BuildOptions
-) -> tuple[LinkedImage | None, list[Draft], list[Reject]]:
-    """One image through every step; an image that is refused as a whole gives its reason alone."""
+    source: Source, writer: Writer, indices: Sequence[int], options: BuildOptions
+) -> list[tuple[LinkedImage | None, list[Draft], list[Reject]]]:
+    """Some images through every step; one that is refused as a whole gives its reason alone."""
+    found: list[tuple[LinkedImage | None, list[Draft], list[Reject]]] = [_linked(source, index, options) for index in indices]
+    readable = [(at, linked) for at, (linked, _, _) in enumerate(found) if linked is not None]
+    images = [linked for _, linked in readable]
+    seeds = [_image_seed(options.seed, linked.image) for linked in images]
+    try:
+        made = draft_checked(images, writer, seeds, options.retries)
+    except Exception as error:
+        places = f"images[{indices[0]}] to images[{indices[-1]}]"
+        raise RuntimeError(f"source {source.name}, {places}: {type(error).__name__}: {error}") from error
+    for (at, linked), (drafts, refused) in zip(readable, made, strict=True):
+        rejects = _unique([*linked.image.rejects, *linked.rejects, *refused])
+        if not drafts and not rejects:
+            detail = "nothing can be asked about it: no annotation, and no class in scope"
+            rejects = [Reject(f"images[{indices[at]}]", "image_without_records", detail)]
+        found[at] = linked, drafts, rejects
+    return found
+
+
+def _linked(source: Source, index: int, options: BuildOptions) -> tuple[LinkedImage | None, list[Draft], list[Reject]]:
     where = f"images[{index}]"
     try:
         image = source.read(index)
-        seed = _image_seed(options.seed, image)
-        linked = link(image, seed=seed)
-        drafts, refused = draft_checked(linked, writer, seed, options.retries)
+        return link(image, seed=_image_seed(options.seed, image)), [], []
     except RejectedImage as error:
         return None, [], [Reject(where, error.reason, error.detail)]
     except Exception as error:
         raise RuntimeError(f"source {source.name}, {where}: {type(error).__name__}: {error}") from error
-    rejects = _unique([*image.rejects, *linked.rejects, *refused])
-    if not drafts and not rejects:
-        rejects = [
-            Reject(where, "image_without_records", "nothing can be asked about it: no annotation, and no class in scope")
-        ]
-    return linked, drafts, rejects
 
 
 def _unique(rejects: Iterable[Reject]) -> list[Reject]:

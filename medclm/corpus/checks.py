@@ -32,7 +32,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from medclm.corpus.contract import Draft, LinkedAnnotation, LinkedImage, Reject, StageText, Writer
+from medclm.corpus.contract import Draft, LinkedAnnotation, LinkedImage, StageText
 from medclm.corpus.organs import ancestors, host_names, is_projection, read_name
 from medclm.corpus.rationale import LISTED
 
@@ -280,34 +280,3 @@ def _unsupported(part: str, context: _Context) -> Iterator[tuple[str, str]]:
         for found in _HEART_OR_LEVEL.finditer(text):
             if found.group() not in context.report:
                 yield "unsupported_claim", f"{found.group()!r} on an AP film"
-
-
-def draft_checked(linked: LinkedImage, writer: Writer, seed: int, retries: int = 2) -> tuple[list[Draft], list[Reject]]:
-    """The step `draft` of contract.py: writes, checks, and writes again what failed.
-
-    Args:
-        seed: of the first attempt; attempt n uses seed + n and replaces only the drafts that failed (same kind and boxes).
-        retries: attempts after the first.
-
-    Returns:
-        The drafts that passed, in the writer's order, and a reject `check_<reason>` for each that did not.
-    """
-    drafts, rejects = writer.write(linked, seed)
-    found = [faults(draft, linked) for draft in drafts]
-    for attempt in range(1, retries + 1):
-        if not any(found):
-            break
-        again = {_identity(draft): draft for draft in writer.write(linked, seed + attempt)[0]}
-        for at, draft in enumerate(drafts):
-            other = again.get(_identity(draft)) if found[at] else None
-            if other is not None:
-                drafts[at], found[at] = other, faults(other, linked)
-    for draft, wrong in zip(drafts, found, strict=True):
-        if wrong:
-            stage, reason, detail = wrong[0]
-            rejects = [*rejects, Reject(f"{linked.image.index}.{draft.question_kind}.{stage}", f"check_{reason}", detail)]
-    return [draft for draft, wrong in zip(drafts, found, strict=True) if not wrong], rejects
-
-
-def _identity(draft: Draft) -> tuple[str, str, tuple[int, ...]]:
-    return draft.question_kind, draft.domain, draft.annotations

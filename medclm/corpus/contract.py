@@ -64,6 +64,28 @@ class SourceAnnotation:
 
 
 @dataclass(frozen=True)
+class Header:
+    """What a picture's own file says of it, on an allow-list; ids are raw here. None = not said."""
+
+    modality: str | None = None
+    technique: str | None = None
+    view: str | None = None
+    plane: str | None = None
+    patient_directions: str | None = None
+    laterality: str | None = None
+    spacing_mm: tuple[float, float] | None = None
+    """Row spacing, column spacing."""
+    window: tuple[float, float] | None = None
+    """(centre, width) that the file recommends."""
+    original_size: tuple[int, int] | None = None
+    patient: str | None = None
+    study: str | None = None
+    series: str | None = None
+    order_in_patient: int | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class SourceImage:
     """One picture with everything its source says of it. Ids are raw here; the build turns them into HMACs."""
 
@@ -89,8 +111,15 @@ class SourceImage:
     plane: str | None = None
     patient_directions: str | None = None
     """Patient direction of +x, backslash, of +y: "L\\P" for a standard axial slice; None = unknown."""
+    laterality: str | None = None
+    """Side of a paired part that the header states for the whole image: left, right; None = both or unknown."""
+    origin: str | None = None
+    """Raw id of the picture in the collection it first came from, e.g. `nih:00000013_005`; equal origins split together."""
+    origin_patient: str | None = None
+    """Raw id of the patient there, e.g. `nih:00000013`; patients of equal origin split together."""
     spacing_mm: tuple[float, float] | None = None
-    window: tuple[float, float] | None = None
+    window: tuple[float, ...] | None = None
+    """(centre, width) that made the 8 bits; three pairs where each colour channel shows its own."""
     original_size: tuple[int, int] | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
     official_split: str | None = None
@@ -99,6 +128,8 @@ class SourceImage:
     image_labels: Mapping[str, str] = field(default_factory=dict)
     organs: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Organ name (lower case, spaces; a side-named one ends in ` left` or ` right`) -> (H, W) bool, any non-zero is inside."""
+    organ_heights: Mapping[str, float] = field(default_factory=dict)
+    """For slices of a volume: organ -> where this slice cuts it, 0 = its lowest, 1 = its highest point along the patient."""
     intensity: np.ndarray | None = None
     """(H, W) float32 of physical or z-scored values for measured facts (HU, z); None = no intensity words."""
     report: Mapping[str, str] = field(default_factory=dict)
@@ -184,12 +215,32 @@ class Draft:
     language: str = "en"
     task: str = "vqa"
 
+    @property
+    def key(self) -> DraftKey:
+        return self.question_kind, self.domain, self.annotations
+
+
+DraftKey = tuple[str, str, tuple[int, ...]]
+"""(question kind, domain, annotations): the same draft in two attempts."""
+
+
+@dataclass(frozen=True)
+class WriteRequest:
+    """One image whose records are to be written, at first or again."""
+
+    linked: LinkedImage
+    seed: int
+    """Picks among phrasings; another one in every attempt."""
+    faults: Mapping[DraftKey, tuple[str, ...]] | None = None
+    """What the checks found in the attempt before, for the drafts that are wanted again; None = first attempt, all are wanted."""
+
 
 class Writer(Protocol):
     """Phrases claims. Gets facts only; what it returns goes through every check."""
 
     name: str
 
-    def write(self, linked: LinkedImage, seed: int) -> tuple[list[Draft], list[Reject]]:
-        """All records of one image. `seed` picks among phrasings; equal input gives equal output."""
+    def write(self, requests: Sequence[WriteRequest]) -> list[tuple[list[Draft], list[Reject]]]:
+        """The records of each request in order; equal input gives equal output. Drafts that are not wanted again may be left out
+        or given; they are ignored."""
         ...

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from medclm.corpus.anatomy import link
-from medclm.corpus.checks import check_draft, draft_checked
-from medclm.corpus.contract import Draft, LinkedImage, Reject, SourceAnnotation, SourceImage, StageText
+from medclm.corpus.checks import check_draft
+from medclm.corpus.contract import Draft, LinkedImage, SourceAnnotation, SourceImage, StageText
 from medclm.types import Box
 
 Y, X = np.mgrid[:90, :90]
@@ -164,34 +164,3 @@ def test_lent_texts_carry_no_rationale_and_no_box():
 def test_the_answer_belongs_to_its_alternatives():
     made = draft("medium")
     assert check_draft(replace(made, medium=replace(made.medium, answers=("mass",))), linked_image()) == ["empty"]
-
-
-class Stubborn:
-    """A writer whose texts are wrong until a seed; keeps the seeds it was asked with."""
-
-    name = "stubborn"
-
-    def __init__(self, right_from: int) -> None:
-        self.right_from, self.seeds = right_from, []
-
-    def write(self, linked: LinkedImage, seed: int) -> tuple[list[Draft], list[Reject]]:
-        self.seeds.append(seed)
-        good = draft("easy")
-        late = draft("medium") if seed >= self.right_from else draft("medium", rationale=RATIONALE.replace("left", "right"))
-        return [good, replace(late, question_kind="describe")], [Reject("images[4]", "busy", "")]
-
-
-def test_failed_texts_are_written_again_and_then_rejected_by_reason():
-    writer = Stubborn(right_from=12)
-    drafts, rejects = draft_checked(linked_image(), writer, seed=10, retries=2)
-    assert [each.question_kind for each in drafts] == ["what", "describe"]
-    assert writer.seeds == [10, 11, 12]
-    assert [reject.reason for reject in rejects] == ["busy"]
-    writer = Stubborn(right_from=13)
-    drafts, rejects = draft_checked(linked_image(), writer, seed=10, retries=2)
-    assert [each.question_kind for each in drafts] == ["what"]
-    assert [(reject.index, reject.reason) for reject in rejects[1:]] == [("images[4].describe.medium", "check_wrong_side")]
-    assert "right" in rejects[1].detail
-    writer = Stubborn(right_from=0)
-    draft_checked(linked_image(), writer, seed=10, retries=2)
-    assert writer.seeds == [10]

@@ -13,7 +13,7 @@ import pytest
 from medclm.corpus import rationale
 from medclm.corpus.anatomy import link
 from medclm.corpus.checks import check_draft
-from medclm.corpus.contract import LinkedImage, SourceAnnotation, SourceImage
+from medclm.corpus.contract import LinkedImage, SourceAnnotation, SourceImage, WriteRequest
 from medclm.corpus.rationale import image_facts, many, one
 from medclm.corpus.sources.phantoms import PhantomSource
 from medclm.corpus.writers.template import EASY, MEDIUM, TemplateWriter
@@ -49,7 +49,7 @@ def picture(*lesions: tuple[str, float, float, float], **changes) -> LinkedImage
 
 
 def drafts(linked: LinkedImage, kind: str = "", seed: int = 0, cap: int = 99):
-    made, rejects = TemplateWriter(max_per_image=cap).write(linked, seed)
+    made, rejects = TemplateWriter(max_per_image=cap).write([WriteRequest(linked, seed)])[0]
     assert not rejects
     return [draft for draft in made if kind in ("", draft.question_kind)]
 
@@ -66,7 +66,7 @@ def texts(draft):
 def phantoms() -> list[tuple[LinkedImage, list]]:
     source, writer = PhantomSource(count=500, seed=7, size=64), TemplateWriter()
     linked = [link(source.read(i), seed=i) for i in range(len(source))]
-    return [(each, writer.write(each, i)[0]) for i, each in enumerate(linked)]
+    return [(each, writer.drafts(each, i)) for i, each in enumerate(linked)]
 
 
 def test_all_phantom_texts_pass_the_checks_and_every_kind_and_stage_occurs():
@@ -360,8 +360,8 @@ def test_findings_join_equal_sentences():
 def test_kinds_left_out_change_nothing_in_the_others():
     some = ("what", "count")
     for linked, _ in phantoms()[:60]:
-        fewer, _ = TemplateWriter(max_per_image=99, kinds=some).write(linked, 0)
-        every, _ = TemplateWriter(max_per_image=99).write(linked, 0)
+        fewer = TemplateWriter(max_per_image=99, kinds=some).drafts(linked, 0)
+        every = TemplateWriter(max_per_image=99).drafts(linked, 0)
         assert {draft.question_kind for draft in fewer} <= set(some)
         for kind in some:
             assert [d for d in fewer if d.question_kind == kind] == [d for d in every if d.question_kind == kind]

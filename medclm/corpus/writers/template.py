@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from medclm.corpus import rationale
-from medclm.corpus.contract import Draft, LinkedAnnotation, LinkedImage, Reject, StageText
+from medclm.corpus.contract import Draft, LinkedAnnotation, LinkedImage, Reject, StageText, WriteRequest
 from medclm.corpus.organs import paired
 from medclm.corpus.rationale import LISTED, Clause, many, one, pick, text_of
 from medclm.draws import generator
@@ -140,8 +140,11 @@ class TemplateWriter:
             raise ValueError(f"kinds={','.join(kinds)!r}: choose from {', '.join(KINDS)}")
         self.language, self.max_per_image, self.kinds = language, max_per_image, frozenset(kinds)
 
-    def write(self, linked: LinkedImage, seed: int) -> tuple[list[Draft], list[Reject]]:
-        """Up to `max_per_image` drafts; nothing is refused here."""
+    def write(self, requests: Sequence[WriteRequest]) -> list[tuple[list[Draft], list[Reject]]]:
+        """Up to `max_per_image` drafts of each image; nothing is refused here."""
+        return [(self.drafts(request.linked, request.seed), []) for request in requests]
+
+    def drafts(self, linked: LinkedImage, seed: int) -> list[Draft]:
         sheet = _Sheet(linked, seed, self.language)
         draw = generator(seed, f"template.kinds {linked.image.key}")
         order = [KINDS[int(i)] for i in draw.permutation(len(KINDS))]
@@ -151,7 +154,7 @@ class TemplateWriter:
             for queue in queues:
                 drafts += queue.pop(0)
             queues = [queue for queue in queues if queue]
-        return drafts[: self.max_per_image], []
+        return drafts[: self.max_per_image]
 
 
 class _Sheet:
