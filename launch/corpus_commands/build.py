@@ -21,12 +21,12 @@ from medclm.corpus.build import BuildOptions, DryRun, build, dry_run
 from medclm.corpus.contract import Source
 from medclm.corpus.ids import load_ids, phantom_ids
 from medclm.corpus.pixels import MAX_PIXELS
-from medclm.corpus.sources.coco import CocoSource
 from medclm.corpus.sources.options import PLANES, SourceOptions, parse_visible_on
 from medclm.corpus.sources.phantoms import PhantomSource
-from medclm.corpus.sources.voc import VocSource
+from medclm.corpus.sources.registry import KINDS, open_source
 from medclm.corpus.splits import SplitRule
-from medclm.corpus.writers.template import KINDS, TemplateWriter
+from medclm.corpus.writers.template import KINDS as QUESTION_KINDS
+from medclm.corpus.writers.template import TemplateWriter
 
 _BUILD_EXAMPLES = """examples:
   COCO boxes with a brain mask per slice, technique in the domain, one patient held out:
@@ -46,8 +46,10 @@ The same seed gives the same bytes everywhere; ids use a public key, since phant
 
 
 def add(commands: Commands) -> None:
-    build_parser = command(commands, "build", "annotated pictures -> corpus", _BUILD_EXAMPLES, _build)
-    build_parser.add_argument("--source", required=True, choices=("coco", "voc", "phantoms"), help="format of the input")
+    build_parser = command(commands, "build", "annotated pictures -> corpus", _kinds() + _BUILD_EXAMPLES, _build)
+    build_parser.add_argument(
+        "--source", required=True, choices=(*KINDS, "phantoms"), metavar="KIND", help="format of the input, see below"
+    )
     _add_detection(build_parser)
     _add_phantoms(build_parser, title="phantoms only")
     _add_building(build_parser)
@@ -55,6 +57,11 @@ def add(commands: Commands) -> None:
     phantoms.set_defaults(source="phantoms")
     _add_phantoms(phantoms, title="pictures")
     _add_building(phantoms)
+
+
+def _kinds() -> str:
+    width = max(len(name) for name in KINDS)
+    return "kinds of source:\n" + "".join(f"  {name:<{width}}  {kind.habit}\n" for name, kind in KINDS.items()) + "\n"
 
 
 def _build(args: argparse.Namespace) -> int:
@@ -83,9 +90,6 @@ def _build(args: argparse.Namespace) -> int:
 def _source(args: argparse.Namespace) -> Source:
     if args.source == "phantoms":
         return PhantomSource(count=args.count, seed=args.seed, size=args.size, small_lesions=args.small_lesions)
-    for name in ("annotations", "image_root"):
-        if getattr(args, name) is None:
-            raise ValueError(f"--source {args.source} needs --{name.replace('_', '-')}")
     options = SourceOptions(
         name=args.name or args.source,
         modality=args.modality,
@@ -106,15 +110,23 @@ def _source(args: argparse.Namespace) -> Source:
         box_format=args.box_format,
         box_frame=args.box_frame,
         window=numbers("--window", args.window, 2) if args.window else None,
+        window_mode=args.window_mode,
+        burned_in=args.burned_in,
+        classes=args.classes,
+        image_labels=args.image_labels,
+        split_list=args.split_list,
+        reports=args.reports,
+        readers=args.readers,
+        lesions=names(args.lesions),
+        slices=args.slices,
         max_pixels=args.max_pixels,
     )
-    kind = CocoSource if args.source == "coco" else VocSource
-    return kind(args.annotations, args.image_root, options)
+    return open_source(args.source, args.annotations, args.image_root, options)
 
 
 def _add_detection(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("coco and voc: what the files do not say is declared; unknown stays unknown")
-    group.add_argument("--annotations", type=Path, metavar="PATH", help="COCO file, or folder of VOC XML files")
+    group = parser.add_argument_group("datasets: what the files do not say is declared; unknown stays unknown")
+    group.add_argument("--annotations", type=Path, metavar="PATH", help="file or folder of annotations, by kind")
     group.add_argument("--image-root", type=Path, metavar="DIR", help="folder that image names are relative to")
     group.add_argument("--name", help="name of the source in the corpus (default: the format)")
     group.add_argument("--modality", metavar="CODE", help="DICOM code: DX, CT, MR, US, SM, ES, ...")
@@ -154,7 +166,11 @@ def _add_detection(parser: argparse.ArgumentParser) -> None:
         "--alias", action="append", default=[], metavar="WRITTEN=CLASS", help="canonical name of a class; repeatable"
     )
     group.add_argument(
-        "--box-format", choices=("xywh", "xyxy"), default="xywh", help="COCO boxes: corner and size, or two corners"
+        "--box-format",
+        choices=("auto", "xywh", "xyxy"),
+        default="auto",
+        help="COCO boxes: corner and size, or two corners; auto = the standard's corner and size, refused where the numbers "
+        "speak for two corners (default %(default)s)",
     )
     group.add_argument(
         "--box-frame",
@@ -164,6 +180,34 @@ def _add_detection(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--window", metavar="CENTRE,WIDTH", help="maps grey pictures of more than 8 bits; without it they are refused"
+    )
+    group.add_argument(
+        "--window-mode",
+        choices=("single", "multi3"),
+        default="single",
+        help="CT: one window by lesion class, or lung, soft tissue and bone as colours (default %(default)s)",
+    )
+    group.add_argument(
+        "--burned-in",
+        choices=("reject", "mask", "allow"),
+        default="reject",
+        help="pictures whose pixels may hold an identifier (default %(default)s)",
+    )
+    group.add_argument("--classes", type=Path, metavar="FILE", help="class names: YOLO names, or value -> name of label maps")
+    group.add_argument("--image-labels", type=Path, metavar="FILE", help="table with labels of whole images")
+    group.add_argument("--split-list", type=Path, metavar="FILE", help="the dataset's own split")
+    group.add_argument("--reports", type=Path, metavar="PATH", help="reports that belong to the images")
+    group.add_argument(
+        "--readers",
+        choices=("fuse", "majority", "all"),
+        default="fuse",
+        help="several readers per image: join their boxes, keep what half of them marked, or keep all (default %(default)s)",
+    )
+    group.add_argument(
+        "--lesions", default="", metavar="CLASS,...", help="label maps: classes that are lesions; others are organs"
+    )
+    group.add_argument(
+        "--slices", type=int, default=2, help="volumes: slices per lesion besides its largest (default %(default)s)"
     )
     group.add_argument(
         "--max-pixels", type=int, default=MAX_PIXELS, help="largest picture that is decoded (default %(default)s)"
@@ -197,7 +241,9 @@ def _add_building(parser: argparse.ArgumentParser) -> None:
         "--split-fold", metavar="K/N", help="patients in N groups, the K-th is test: leave-one-patient-out with N = patients"
     )
     group.add_argument("--language", default="en", help="of the texts")
-    group.add_argument("--kinds", default=",".join(KINDS), metavar="LIST", help="question kinds to ask (default %(default)s)")
+    group.add_argument(
+        "--kinds", default=",".join(QUESTION_KINDS), metavar="LIST", help="question kinds to ask (default %(default)s)"
+    )
     group.add_argument("--max-per-image", type=int, default=6, help="records per image at most (default %(default)s)")
     group.add_argument(
         "--retries", type=int, default=2, help="times a text is written again after a failed check (default %(default)s)"
@@ -219,7 +265,7 @@ def _add_building(parser: argparse.ArgumentParser) -> None:
 
 _DESCRIBED = {
     "phantoms": ("count", "size", "small_lesions"),
-    "coco": (
+    "dataset": (
         "modality",
         "plane",
         "orientation",
@@ -230,13 +276,18 @@ _DESCRIBED = {
         "box_format",
         "box_frame",
         "window",
+        "window_mode",
+        "burned_in",
+        "readers",
+        "lesions",
+        "slices",
     ),
 }
 """Options of a source that its manifest shows: none of them is a path or a name of a field."""
 
 
 def _settings(args: argparse.Namespace) -> dict[str, object]:
-    names = (*_DESCRIBED["phantoms" if args.source == "phantoms" else "coco"], "language", "max_per_image", "kinds")
+    names = (*_DESCRIBED["phantoms" if args.source == "phantoms" else "dataset"], "language", "max_per_image", "kinds")
     return {name: getattr(args, name) for name in names if getattr(args, name) not in (None, "", [])}
 
 

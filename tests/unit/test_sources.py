@@ -24,6 +24,7 @@ from medclm.corpus.sources.files import Folder, safe_parts
 from medclm.corpus.sources.lenient_json import read_json
 from medclm.corpus.sources.options import SourceOptions, parse_visible_on
 from medclm.corpus.sources.organ_masks import gather_organs, read_organ_masks
+from medclm.corpus.sources.registry import open_source
 from medclm.corpus.sources.segmentation import decode_segmentation
 from medclm.corpus.sources.voc import VocSource
 from medclm.types import Box
@@ -768,8 +769,8 @@ def test_voc_whole_set_faults(tmp_path: Path) -> None:
     voc_xml(tmp_path / "xml" / "a.xml", voc_object())
     with pytest.raises(ValueError, match="did you mean red blood cell"):
         voc(tmp_path, exhaustive=("red blod cell",))
-    with pytest.raises(ValueError, match="patient_field"):
-        voc(tmp_path, patient_field="patient")
+    with pytest.raises(ValueError, match=r"patient_field=patient: --source voc does not read it \(coco"):
+        open_source("voc", tmp_path / "xml", tmp_path, SourceOptions(name="x", patient_field="patient"))
     assert voc(tmp_path, exhaustive=("RBC",)).read(0).label_scope == ("red blood cell",)
 
 

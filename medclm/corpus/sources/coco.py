@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from medclm.corpus.contract import Reject, RejectedImage, SourceImage
+from medclm.corpus.contract import Reject, RejectedImage
 from medclm.corpus.sources.coco_file import (
     class_names,
     declared_size,
@@ -29,15 +29,13 @@ from medclm.corpus.sources.coco_file import (
 )
 from medclm.corpus.sources.detection import (
     Facts,
+    PictureSource,
     RefusedAnnotation,
     Stated,
-    assemble,
     four_numbers,
     judge_box,
-    open_picture,
     refused,
     shown,
-    with_loss,
 )
 from medclm.corpus.sources.files import Folder
 from medclm.corpus.sources.options import SourceOptions, organ_template
@@ -57,7 +55,7 @@ _SLACK = 1.0
 """Pixels that a box may pass the border by rounding before it counts as evidence of another format."""
 
 
-class CocoSource:
+class CocoSource(PictureSource):
     """A COCO file and its pictures (contract.Source)."""
 
     def __init__(self, annotation_file: Path, image_root: Path, options: SourceOptions) -> None:
@@ -67,15 +65,11 @@ class CocoSource:
             ValueError: the file is missing, not JSON or not COCO, or an option names a field or class that it does not have;
                 names the file and the cure.
         """
-        self.name = options.name
-        self.rejects: tuple[Reject, ...] = ()
-        """Annotations of image entries that do not exist; they belong to no `read`."""
+        super().__init__(options, annotation_file.parent)
         self._file = annotation_file
-        self._options = options
         if not image_root.is_dir():
             raise ValueError(f"{image_root}: no such folder: give the folder of the pictures (--image-root)")
         self._images = Folder(image_root)
-        self._organ_root = Folder(options.organ_root or annotation_file.parent)
         tables = read_tables(annotation_file)
         self._entries: list[Any] = tables["images"]
         self._annotations: list[Any] = tables["annotations"]
@@ -89,38 +83,38 @@ class CocoSource:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def read(self, index: int) -> SourceImage:
-        """The image of entry `index` of the file's `images`.
+    def picture(self, index: int) -> tuple[Path, tuple[int, int] | None]:
+        """The picture of entry `index` of the file's `images`.
 
         Raises:
-            RejectedImage: image_entry_unreadable, duplicate_image_id, duplicate_image_file, path_outside_root,
-                image_name_ambiguous, split_unknown, size_mismatch, or a reason of `read_picture`.
+            RejectedImage: image_entry_unreadable, duplicate_image_id, duplicate_image_file, path_outside_root, image_missing or
+                image_name_ambiguous.
         """
-        numbers = self._of_image[index]
-        try:
-            return self._read(index, numbers)
-        except RejectedImage as rejection:
-            raise with_loss(rejection, len(numbers)) from rejection
-
-    def _read(self, index: int, numbers: list[int]) -> SourceImage:
         if fault := self._faults.get(index):
             raise RejectedImage(*fault)
         entry = self._entries[index]
+        return self._images.find(entry["file_name"]), declared_size(entry)
+
+    def facts(self, index: int) -> Facts:
+        """Raises RejectedImage, split_unknown."""
+        entry = self._entries[index]
         name = entry["file_name"]
-        opened = open_picture(self._images.find(name), declared_size(entry), self._options)
-        patient = _text(entry, self._options.patient_field)
-        facts = Facts(
+        return Facts(
             index=f"images[{index}]",
             key=name,
-            declared_size=declared_size(entry),
-            patient=patient,
-            technique=self._options.technique or _text(entry, self._options.technique_field),
+            patient=_text(entry, self._options.patient_field),
+            technique=_text(entry, self._options.technique_field),
             official_split=_split(entry, self._options.split_field),
             fields={**entry, "stem": PurePosixPath(name.replace("\\", "/")).stem},
             scope_open=index not in self._faults,
         )
-        stated = [self._stated(number, opened.size, patient) for number in numbers]
-        return assemble(opened, stated, facts, self._options, self._organ_root)
+
+    def stated(self, index: int, size: tuple[int, int]) -> list[Stated]:
+        patient = _text(self._entries[index], self._options.patient_field)
+        return [self._stated(number, size, patient) for number in self._of_image[index]]
+
+    def count(self, index: int) -> int:
+        return len(self._of_image[index])
 
     def _stated(self, number: int, size: tuple[int, int], patient: str | None) -> Stated:
         annotation = self._annotations[number]

@@ -1,21 +1,22 @@
 """What every detection format shares: judging stated boxes, and putting picture, lesions, organs and labels together.
 
-A format module parses its file to `Stated` annotations in the annotator's frame; `assemble` does the rest, so that COCO and
-VOC refuse the same things in the same words. Must not know any file format.
+A format module is a `PictureSource`: it parses its files to `Stated` annotations in the annotator's frame; the rest is done
+here, so that every format refuses the same things in the same words. Must not know any file format.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from medclm.corpus.contract import Reject, RejectedImage, SourceAnnotation, SourceImage
+from medclm.corpus.contract import Header, Reject, RejectedImage, SourceAnnotation, SourceImage
 from medclm.corpus.pixels import ExifTransform, read_picture
 from medclm.corpus.sources.files import Folder
 from medclm.corpus.sources.options import SourceOptions
@@ -47,6 +48,8 @@ class Stated:
     mask: np.ndarray | None = None
     """(H, W) bool in the same frame."""
     lesion_3d: str | None = None
+    agreement: float | None = None
+    """Share of readers who marked it, 0..1."""
     refusal: RefusedAnnotation | None = None
 
 
@@ -56,8 +59,6 @@ class Facts:
 
     index: str
     key: str
-    declared_size: tuple[int, int] | None = None
-    """(width, height) the annotations were made for."""
     patient: str | None = None
     technique: str | None = None
     official_split: str | None = None
@@ -65,6 +66,19 @@ class Facts:
     """What organ templates may refer to."""
     scope_open: bool = True
     """False where annotations of this image may be missing, so that nothing may be said to be absent."""
+    scope: tuple[str, ...] = ()
+    """Canonical classes that this image's own labels settle, besides those declared for the whole source."""
+    image_labels: Mapping[str, str] = field(default_factory=dict)
+    """Canonical class -> present, absent, uncertain or not assessed, as its readers labelled the whole image."""
+    view: str | None = None
+    study: str | None = None
+    order_in_patient: int | None = None
+    spacing_mm: tuple[float, float] | None = None
+    """Row spacing, column spacing of the stored picture where a table states it."""
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    report: Mapping[str, str] = field(default_factory=dict)
+    origin: str | None = None
+    origin_patient: str | None = None
 
 
 def shown(value: object) -> str:
@@ -125,9 +139,14 @@ class Opened:
     """A picture with the frame its annotations are in."""
 
     pixels: np.ndarray
-    windowed: bool
+    """(H, W) or (H, W, 3) uint8, upright."""
     frame: ExifTransform
     """From the annotations' frame to the pixels."""
+    header: Header = field(default_factory=Header)
+    """What the file itself says; it goes before declarations."""
+    window: tuple[float, ...] | None = None
+    intensity: np.ndarray | None = None
+    """(H, W) float32 of physical values, upright."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -139,16 +158,66 @@ def open_picture(path: Path, declared_size: tuple[int, int] | None, options: Sou
     """Raises RejectedImage as `read_picture` does, and size_mismatch."""
     picture = read_picture(path, max_pixels=options.max_pixels, sixteen_bit=options.window)
     frame = picture.exif_transform.for_annotations(declared_size, options.box_frame)
-    return Opened(picture.pixels, picture.windowed, frame)
+    return Opened(picture.pixels, frame, window=options.window if picture.windowed else None)
+
+
+class PictureSource(ABC):
+    """A dataset of single pictures with annotations (contract.Source); a format says which there are and what is stated."""
+
+    rejects: Sequence[Reject] = ()
+
+    def __init__(self, options: SourceOptions, organ_root: Path) -> None:
+        self.name = options.name
+        self._options = options
+        self._organ_root = Folder(options.organ_root or organ_root)
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def picture(self, index: int) -> tuple[Path, tuple[int, int] | None]:
+        """The file of picture `index` and the (width, height) that its annotations are for; raises RejectedImage."""
+
+    @abstractmethod
+    def facts(self, index: int) -> Facts:
+        """What is said of picture `index`; raises RejectedImage."""
+
+    @abstractmethod
+    def stated(self, index: int, size: tuple[int, int]) -> list[Stated]:
+        """Its annotations, boxes in pixels of a frame of `size` (width, height); a faulty one carries its refusal."""
+
+    @abstractmethod
+    def count(self, index: int) -> int:
+        """How many annotations are lost where the picture is rejected."""
+
+    def read(self, index: int) -> SourceImage:
+        """Picture `index` with everything that may be said of it.
+
+        Raises:
+            RejectedImage: a reason of the format, of `read_picture`, or size_mismatch.
+        """
+        try:
+            path, declared_size = self.picture(index)
+            facts = self.facts(index)
+            opened = open_picture(path, declared_size, self._options)
+            stated = self.stated(index, opened.size)
+        except RejectedImage as rejection:
+            raise with_loss(rejection, self.count(index)) from rejection
+        return assemble(opened, stated, facts, self._options, self._organ_root)
 
 
 def assemble(opened: Opened, stated: Sequence[Stated], facts: Facts, options: SourceOptions, organ_root: Folder) -> SourceImage:
-    """The SourceImage of one picture: annotations turned upright, refused ones named, organs read, labels only as known."""
-    annotations, rejects, doubted = _accept(opened, stated, facts, options)
+    """The SourceImage of one picture: annotations turned upright, refused ones named, organs read, labels only as known.
+
+    What the picture's header says goes before what tables say, and that before what is declared for the whole source.
+    """
+    header = opened.header
+    technique = header.technique or facts.technique or options.technique
+    annotations, rejects, doubted = _accept(opened, stated, facts, options, technique)
     organs, organ_rejects = gather_organs(
         options.organs, facts.fields or {}, organ_root, opened.size, index=facts.index, max_pixels=options.max_pixels
     )
-    labels, scope = _labels(annotations, doubted, facts, options)
+    labels, scope = _labels(annotations, doubted, facts, options, technique)
     return SourceImage(
         index=facts.index,
         key=facts.key,
@@ -157,22 +226,34 @@ def assemble(opened: Opened, stated: Sequence[Stated], facts: Facts, options: So
         licence=options.licence,
         shareable=options.shareable,
         annotations=tuple(annotations),
-        patient=facts.patient,
-        modality=options.modality,
-        technique=facts.technique,
-        plane=options.plane,
-        patient_directions=options.patient_directions,
-        window=options.window if opened.windowed else None,
+        patient=facts.patient if facts.patient is not None else header.patient,
+        study=facts.study if facts.study is not None else header.study,
+        series=header.series,
+        order_in_patient=facts.order_in_patient if facts.order_in_patient is not None else header.order_in_patient,
+        modality=header.modality or options.modality,
+        technique=technique,
+        view=header.view or facts.view,
+        plane=header.plane or options.plane,
+        patient_directions=header.patient_directions or options.patient_directions,
+        laterality=header.laterality,
+        spacing_mm=header.spacing_mm or facts.spacing_mm,
+        window=opened.window,
+        original_size=header.original_size,
+        attributes={**facts.attributes, **header.attributes},
         official_split=facts.official_split,
         label_scope=scope,
         image_labels=labels,
         organs={organ: opened.frame.array(mask) for organ, mask in organs.items()},
+        intensity=opened.intensity,
+        report=facts.report,
+        origin=facts.origin,
+        origin_patient=facts.origin_patient,
         rejects=(*rejects, *organ_rejects),
     )
 
 
 def _accept(
-    opened: Opened, stated: Sequence[Stated], facts: Facts, options: SourceOptions
+    opened: Opened, stated: Sequence[Stated], facts: Facts, options: SourceOptions, technique: str | None
 ) -> tuple[list[SourceAnnotation], list[Reject], set[str | None]]:
     """Accepted annotations, refused ones, and the classes of the refused (None = unknown): of those nothing is sure any more."""
     annotations: list[SourceAnnotation] = []
@@ -181,7 +262,7 @@ def _accept(
     for one in stated:
         lesion_class = options.canonical(one.class_source) if one.class_source is not None else None
         try:
-            annotations.append(_annotation(opened, one, lesion_class, facts.technique, options))
+            annotations.append(_annotation(opened, one, lesion_class, technique, options))
         except RefusedAnnotation as refusal:
             rejects.append(Reject(f"{facts.index}.annotations[{one.number}]", refusal.reason, refusal.detail))
             doubted.add(lesion_class or None)
@@ -208,25 +289,33 @@ def _annotation(
         box_px=opened.frame.box(one.box_px),
         mask=None if one.mask is None else opened.frame.array(one.mask),
         lesion_3d=one.lesion_3d,
+        agreement=one.agreement,
     )
 
 
 def _labels(
-    annotations: Sequence[SourceAnnotation], doubted: set[str | None], facts: Facts, options: SourceOptions
+    annotations: Sequence[SourceAnnotation],
+    doubted: set[str | None],
+    facts: Facts,
+    options: SourceOptions,
+    technique: str | None,
 ) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Image labels, and the declared scope less every class of which a refusal leaves this image in doubt."""
+    """Image labels, and the known scope less every class of which a refusal or a doubtful label leaves this image in doubt."""
     labels = {annotation.lesion_class: "present" for annotation in annotations}
     in_doubt = None in doubted or not facts.scope_open
     scope = []
-    for lesion_class in options.exhaustive:
-        if not options.is_visible(lesion_class, facts.technique):
+    for lesion_class in dict.fromkeys((*options.exhaustive, *facts.scope)):
+        stated = facts.image_labels.get(lesion_class, "absent")
+        if not options.is_visible(lesion_class, technique):
             labels.setdefault(lesion_class, "not assessed")
-        elif in_doubt or lesion_class in doubted:
+        elif in_doubt or lesion_class in doubted or stated in ("uncertain", "not assessed"):
             labels.setdefault(lesion_class, "uncertain")
+        elif stated == "present" and lesion_class not in labels:
+            labels[lesion_class] = "present"  # seen by a reader, but without a box: neither absent nor countable
         else:
             labels.setdefault(lesion_class, "absent")
             scope.append(lesion_class)
-    return labels, tuple(scope)
+    return {**facts.image_labels, **labels}, tuple(scope)
 
 
 def with_loss(rejection: RejectedImage, annotations: int) -> RejectedImage:

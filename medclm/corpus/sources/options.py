@@ -1,4 +1,6 @@
-"""What a user declares about a detection dataset, since its files do not say it: the same options for COCO and VOC.
+"""What a user declares about a dataset, since its files do not say it: one set of options for every format.
+
+Which of them a format reads stands in sources/registry.py; one that it does not read is refused there.
 
 Unknown stays None; nothing is read from a path's words. Checked once here, so that sources can trust it.
 """
@@ -65,6 +67,25 @@ class SourceOptions:
     """Frame of annotations on pictures with an EXIF orientation: auto (by the declared size), stored or upright."""
     window: tuple[float, float] | None = None
     """(centre, width) for grey pictures of more than 8 bits."""
+    window_mode: str = "single"
+    """CT only: single, or multi3 (lung, soft tissue and bone window in the three colour channels)."""
+    burned_in: str = "reject"
+    """Pictures that may hold an identifier in their pixels (BurnedInAnnotation, secondary capture, ultrasound without regions):
+    reject, mask (black over the borders where such text stands) or allow."""
+    classes: Path | None = None
+    """File of class names: YOLO's names, or value -> name of label maps (see corpus/class_maps.py)."""
+    image_labels: Path | None = None
+    """Table with labels of whole images: RSNA's detailed class info, NIH's Data_Entry, VinDr's image labels."""
+    split_list: Path | None = None
+    """The dataset's own split: NIH's test list, MIMIC's split table."""
+    reports: Path | None = None
+    """Folder or table of reports that belong to the images."""
+    readers: str = "fuse"
+    """Several readers per image: fuse (overlapping boxes become one), majority (at least half of them marked it) or all."""
+    lesions: tuple[str, ...] = ()
+    """Classes of a label map that are annotations; the others are organs. Empty = all are annotations."""
+    slices: int = 2
+    """Volumes: slices per lesion besides the one of largest area."""
     max_pixels: int = MAX_PIXELS
     """Largest picture that is decoded."""
 
@@ -73,6 +94,9 @@ class SourceOptions:
             ("plane", (None, *PLANES)),
             ("box_format", ("auto", "xywh", "xyxy")),
             ("box_frame", ("auto", "stored", "upright")),
+            ("window_mode", ("single", "multi3")),
+            ("burned_in", ("reject", "mask", "allow")),
+            ("readers", ("fuse", "majority", "all")),
         ):
             if getattr(self, option) not in allowed:
                 raise ValueError(f"{option}={getattr(self, option)!r}: give one of {', '.join(str(one) for one in allowed)}")
@@ -87,7 +111,8 @@ class SourceOptions:
         self._check_directions()
         for spec in self.organs:
             organ_template(spec)
-        object.__setattr__(self, "exhaustive", tuple(dict.fromkeys(self.canonical(one) for one in self.exhaustive)))
+        for name in ("exhaustive", "lesions"):
+            object.__setattr__(self, name, tuple(dict.fromkeys(self.canonical(one) for one in getattr(self, name))))
         visible = {self.canonical(one): tuple(found) for one, found in self.visible_on.items()}
         object.__setattr__(self, "visible_on", visible)
 

@@ -16,19 +16,17 @@ from xml.etree.ElementTree import Element, ParseError
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import parse
 
-from medclm.corpus.contract import Reject, RejectedImage, SourceImage
+from medclm.corpus.contract import RejectedImage
 from medclm.corpus.sources.detection import (
     Facts,
+    PictureSource,
     RefusedAnnotation,
     Stated,
-    assemble,
     four_numbers,
     judge_box,
-    open_picture,
     refused,
-    with_loss,
 )
-from medclm.corpus.sources.files import Folder, loosely, safe_parts
+from medclm.corpus.sources.files import loosely, safe_parts
 from medclm.corpus.sources.options import SourceOptions
 from medclm.types import Box
 
@@ -44,27 +42,21 @@ class _Item:
     """Pictures of that stem."""
 
 
-class VocSource:
+class VocSource(PictureSource):
     """A folder of VOC files and a folder of pictures (contract.Source), in order of file name."""
 
     def __init__(self, annotation_folder: Path, image_root: Path, options: SourceOptions) -> None:
         """Lists both folders.
 
         Raises:
-            ValueError: a folder is missing, or has no XML; or an option names a class that is never annotated or a COCO field.
+            ValueError: a folder is missing, or has no XML; or an option names a class that is never annotated.
         """
-        self.name = options.name
-        self.rejects: tuple[Reject, ...] = ()
-        """Nothing: every file belongs to a `read`."""
-        self._options = options
-        self._organ_root = Folder(options.organ_root or annotation_folder.parent)
+        super().__init__(options, annotation_folder.parent)
         for folder, flag in ((annotation_folder, "the annotation folder"), (image_root, "--image-root")):
             if not folder.is_dir():
                 raise ValueError(f"{folder}: no such folder: give {flag}")
-        for field in ("patient_field", "technique_field", "split_field", "lesion_3d_field"):
-            if getattr(options, field) is not None:
-                raise ValueError(f"{field}={getattr(options, field)}: VOC files have no such fields: leave it out")
         self._items = _items(annotation_folder, image_root)
+        self._parsed: tuple[int, Element] | None = None
         if not any(item.xml for item in self._items):
             raise ValueError(f"{annotation_folder}: no .xml file: give the folder of the Pascal VOC annotations")
         self._check_classes(annotation_folder)
@@ -72,34 +64,38 @@ class VocSource:
     def __len__(self) -> int:
         return len(self._items)
 
-    def read(self, index: int) -> SourceImage:
+    def picture(self, index: int) -> tuple[Path, tuple[int, int] | None]:
         """The picture at `index` of the sorted file names.
 
         Raises:
-            RejectedImage: no_annotation_file, xml_forbidden (entities or a document type), xml_unreadable,
-                image_name_ambiguous, size_mismatch, or a reason of `read_picture`.
+            RejectedImage: no_annotation_file, xml_forbidden (entities or a document type), xml_unreadable or
+                image_name_ambiguous.
         """
+        root = self._root(index)
+        return _picture(self._items[index], root), _declared_size(root)
+
+    def facts(self, index: int) -> Facts:
+        path, _ = self.picture(index)
+        return Facts(index=f"files[{index}]", key=path.name, fields={"stem": path.stem, "file_name": path.name})
+
+    def stated(self, index: int, size: tuple[int, int]) -> list[Stated]:
+        return [_stated(number, one, size) for number, one in enumerate(self._root(index).findall("object"))]
+
+    def count(self, index: int) -> int:
+        try:
+            return len(self._root(index).findall("object"))
+        except RejectedImage:
+            return 0
+
+    def _root(self, index: int) -> Element:
         item = self._items[index]
         if item.xml is None:
             raise RejectedImage(
                 "no_annotation_file", "a picture without an XML file is unlabelled, not free of lesions: label it"
             )
-        root = _parse(item.xml)
-        objects = root.findall("object")
-        try:
-            path = _picture(item, root)
-            opened = open_picture(path, _declared_size(root), self._options)
-        except RejectedImage as rejection:
-            raise with_loss(rejection, len(objects)) from rejection
-        facts = Facts(
-            index=f"files[{index}]",
-            key=path.name,
-            declared_size=_declared_size(root),
-            technique=self._options.technique,
-            fields={"stem": path.stem, "file_name": path.name},
-        )
-        stated = [_stated(number, one, opened.size) for number, one in enumerate(objects)]
-        return assemble(opened, stated, facts, self._options, self._organ_root)
+        if self._parsed is None or self._parsed[0] != index:
+            self._parsed = index, _parse(item.xml)
+        return self._parsed[1]
 
     def _check_classes(self, annotation_folder: Path) -> None:
         """A mistyped class in scope would be called absent everywhere, so declared ones must occur; else no file is opened."""
