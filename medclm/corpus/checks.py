@@ -172,6 +172,8 @@ def _form(stage: str, text: StageText, draft: Draft) -> Iterator[tuple[str, str]
 
 
 def _language(text: StageText, language: str, context: _Context) -> Iterator[tuple[str, str]]:
+    if all(part.isascii() for part in (text.question, text.rationale, text.answer)):
+        return
     scripts = ("LATIN", *SCRIPTS.get(language, ()))
     allowed = set("".join(context.classes) + "".join(context.organs) + context.report + "µ")
     for part in (text.question, text.rationale, text.answer):
@@ -239,9 +241,14 @@ def _organ_words(mask_names: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def _without(text: str, names: Sequence[str]) -> str:
-    for name in names:
-        text = re.sub(rf"\b{re.escape(name)}(?:e?s)?\b", "_", text)
-    return text
+    """The text with every name, or its plural, as `_`; of two names the longer one is found first."""
+    return _names_pattern(tuple(names)).sub("_", text) if names else text
+
+
+@functools.lru_cache(maxsize=1024)
+def _names_pattern(names: tuple[str, ...]) -> re.Pattern[str]:
+    longest_first = sorted(names, key=len, reverse=True)
+    return re.compile(rf"\b(?:{'|'.join(re.escape(name) for name in longest_first)})(?:e?s)?\b")
 
 
 def _sides(part: str, context: _Context) -> Iterator[tuple[str, str]]:
