@@ -6,6 +6,7 @@
     python launch/corpus.py import train.json --image-root images --out corpora/published
     python launch/corpus.py export corpora/brats --json brats.json --images brats_images
     python launch/corpus.py inspect corpora/brats --records 5
+    python launch/corpus.py review corpora/brats --n 200 --stratify domain --reader A
 
 `COMMAND --help` explains each. Exit codes: 0 done, 2 a mistake in what was asked (one message says which), 3 every record was
 rejected (with the reasons counted), 1 the program or the machine failed.
@@ -18,10 +19,10 @@ import sys
 # `python launch/corpus.py` puts launch/ first on the path, where `import train` would find launch/train.py.
 sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from launch.corpus_commands import build, exchange, inspect
+from launch.corpus_commands import build, exchange, inspect, merge, review
 from medclm.corpus.finalise import EverythingRejected
 
-COMMANDS = (build, exchange, inspect)
+COMMANDS = (build, merge, exchange, inspect, review)
 """Modules that declare their commands with `add`."""
 
 

@@ -17,10 +17,11 @@ from launch.corpus_commands.shared import (
     pair,
     print_report,
 )
-from medclm.corpus.build import BuildOptions, DryRun, build, dry_run
+from medclm.corpus.build import BuildOptions, DryRun, build, build_task, dry_run
 from medclm.corpus.contract import Source
 from medclm.corpus.ids import load_ids, phantom_ids
 from medclm.corpus.pixels import MAX_PIXELS
+from medclm.corpus.review.verdicts import exclusions
 from medclm.corpus.sources.options import PLANES, SourceOptions, parse_visible_on
 from medclm.corpus.sources.phantoms import PhantomSource
 from medclm.corpus.sources.registry import KINDS, open_source
@@ -78,13 +79,26 @@ def _build(args: argparse.Namespace) -> int:
         images_per_part=args.images_per_part,
         settings=_settings(args),
         identity=_identity(args),
+        exclusions=exclusions(args.verdicts) if args.verdicts else {},
         workers=args.workers,
     )
     if args.dry_run:
         _print_dry_run(dry_run(source, writer, options))
+    elif args.task:
+        done = build_task(source, writer, args.out, options, _task(args.task))
+        rest = f"{done.missing} parts of other tasks are not here yet" if done.missing else "every part is here"
+        print(f"{done.folder}: {done.parts} parts of task {args.task} are done; {rest}")
+        print(f"  when all are: corpus.py merge {done.folder} --out {done.folder}")
     else:
         print_report(build(source, writer, args.out, options))
     return 0
+
+
+def _task(text: str) -> tuple[int, int]:
+    number, _, tasks = text.partition("/")
+    if not (number.isdigit() and tasks.isdigit()):
+        raise ValueError(f"--task {text}: give K/N, e.g. 0/3")
+    return int(number), int(tasks)
 
 
 def _source(args: argparse.Namespace) -> Source:
@@ -258,6 +272,13 @@ def _add_building(parser: argparse.ArgumentParser) -> None:
         "--images-per-part", type=int, default=64, help="what a killed worker loses at most (default %(default)s)"
     )
     group.add_argument(
+        "--task",
+        metavar="K/N",
+        help="build only every N-th part, from the K-th (from 0), for `corpus.py merge`; in a Slurm job array "
+        "$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT",
+    )
+    group.add_argument("--verdicts", type=Path, metavar="FILE", help="leave out what readers judged wrong (`corpus.py review`)")
+    group.add_argument(
         "--dry-run", action="store_true", help="read 20 images, print counts, texts and an estimate; write nothing"
     )
     add_key(group)
@@ -293,7 +314,7 @@ def _settings(args: argparse.Namespace) -> dict[str, object]:
 
 def _identity(args: argparse.Namespace) -> str:
     """Everything that decides what is read: all flags but those of the run, and the content of an annotation file."""
-    ignored = ("workers", "dry_run", "out", "command", "run", "id_key")
+    ignored = ("workers", "dry_run", "out", "command", "run", "id_key", "task", "verdicts", "split", "quotas", "split_fold")
     flags = sorted((name, str(value)) for name, value in vars(args).items() if name not in ignored)
     annotations = getattr(args, "annotations", None)
     if annotations is not None and annotations.is_file():

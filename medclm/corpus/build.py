@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
-import shutil
 import signal
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,15 +33,13 @@ from medclm.corpus.contract import (
     Writer,
 )
 from medclm.corpus.drafting import draft_checked
-from medclm.corpus.finalise import PARTS, BuildReport, EverythingRejected, finalise
+from medclm.corpus.finalise import BuildReport, EverythingRejected, finalise
 from medclm.corpus.ids import Ids
 from medclm.corpus.parts import PartRow, write_part
 from medclm.corpus.rows import image_rows, reject_row
 from medclm.corpus.splits import SplitRule
-from medclm.data.manifest import write_json
-from medclm.data.schema import MANIFEST
+from medclm.corpus.workfolder import open_work, parts_present, remove_work
 
-_SETTINGS = "settings.json"
 _IMAGES_AT_ONCE = 16
 """Images that are held while their texts are written together."""
 
@@ -64,6 +61,8 @@ class BuildOptions:
     """What the manifest says of the source's options; without paths."""
     identity: str = ""
     """Tells this input from another of equal settings, e.g. its paths; only a hash of it is kept, and only while building."""
+    exclusions: Mapping[str, str] = field(default_factory=dict)
+    """Record id -> reason, for records that readers judged wrong."""
     workers: int = 1
     """Processes."""
     progress: bool = True
@@ -83,10 +82,52 @@ def build(source: Source, writer: Writer, out: Path, options: BuildOptions) -> B
         EverythingRejected: no record was left.
         RuntimeError: a worker died, or an image made the program fail; names the image.
     """
+    parts, plan = _open(source, writer, out, options)
+    _build_parts(source, writer, dict(enumerate(parts)), options)
+    try:
+        return finalise(
+            parts, out, rule=options.split, seed=options.seed, builder=plan["builder"], exclusions=options.exclusions
+        )
+    except EverythingRejected:
+        remove_work(out)
+        raise
+
+
+@dataclass(frozen=True)
+class TaskReport:
+    """What one task of a build has done."""
+
+    folder: Path
+    parts: int
+    """Of this task."""
+    missing: int
+    """Parts of the whole build that are not in this folder yet."""
+
+
+def build_task(source: Source, writer: Writer, out: Path, options: BuildOptions, task: tuple[int, int]) -> TaskReport:
+    """Build only the parts whose number is `task[0]` modulo `task[1]`, for `merge` to finalise; raises as `build` does."""
+    if not 0 <= task[0] < task[1]:
+        raise ValueError(f"--task {task[0]}/{task[1]}: give K/N with K from 0 to N - 1")
+    parts, _ = _open(source, writer, out, options)
+    mine = {number: path for number, path in enumerate(parts) if number % task[1] == task[0]}
+    _build_parts(source, writer, mine, options)
+    return TaskReport(out, len(mine), len(parts) - len(parts_present(out)))
+
+
+def _open(source: Source, writer: Writer, out: Path, options: BuildOptions) -> tuple[list[Path], dict[str, Any]]:
+    """The part files, in order, and what `finalise` is told of this build."""
     if not len(source):
         raise ValueError(f"source {source.name}: has no images: check its files and options")
-    parts = _open_folder(source, writer, out, options)
-    _build_parts(source, writer, parts, options)
+    settings = {
+        "version": medclm.__version__,
+        "source": _digest([source.name, type(source).__name__, len(source), _plain(vars(source)), options.identity]),
+        "options": _plain(options.settings),
+        "writer": _plain([writer.name, vars(writer)]),
+        "seed": options.seed,
+        "retries": options.retries,
+        "images_per_part": options.images_per_part,
+        "id_key": options.ids.fingerprint,
+    }
     described = {
         "source": source.name,
         "images": len(source),
@@ -96,11 +137,8 @@ def build(source: Source, writer: Writer, out: Path, options: BuildOptions) -> B
         "id_key": options.ids.fingerprint,
         "options": dict(options.settings),
     }
-    try:
-        return finalise(parts, out, rule=options.split, seed=options.seed, builder=described)
-    except EverythingRejected:
-        _remove(out)
-        raise
+    plan = {"rule": options.split.to_json(), "seed": options.seed, "builder": described}
+    return open_work(out, settings, plan, -(-len(source) // options.images_per_part)), plan
 
 
 @dataclass(frozen=True)
@@ -136,40 +174,6 @@ def dry_run(source: Source, writer: Writer, options: BuildOptions, *, most: int 
     return DryRun(images=images, of=len(source), drafts=tuple(drafts), rejects=tuple(rejects), stages=stages)
 
 
-def _open_folder(source: Source, writer: Writer, out: Path, options: BuildOptions) -> list[Path]:
-    """The part files of this build, in order; their folder exists and belongs to these settings.
-
-    The split rule is none of them: a build that ended because its rule could not be met goes on with another.
-    """
-    folder = out / PARTS
-    settings = {
-        "version": medclm.__version__,
-        "source": _digest([source.name, type(source).__name__, len(source), _plain(vars(source)), options.identity]),
-        "options": _plain(options.settings),
-        "writer": _plain([writer.name, vars(writer)]),
-        "seed": options.seed,
-        "retries": options.retries,
-        "images_per_part": options.images_per_part,
-        "id_key": options.ids.fingerprint,
-    }
-    if (out / MANIFEST).exists():
-        raise ValueError(f"{out}: already holds a corpus: give another folder, or remove it first")
-    if (folder / _SETTINGS).exists():
-        before = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
-        differing = sorted(key for key in settings.keys() | before.keys() if settings.get(key) != before.get(key))
-        if differing:
-            raise ValueError(
-                f"{out}: holds an unfinished build with another {', '.join(differing)}: use the same settings to go on, or remove it first"
-            )
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out}: is not an empty folder: give another one")
-    else:
-        folder.mkdir(parents=True)
-        write_json(folder / _SETTINGS, settings)
-    count = -(-len(source) // options.images_per_part)
-    return [folder / f"part-{number:06d}.arrow" for number in range(count)]
-
-
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
@@ -189,18 +193,13 @@ def _plain(value: Any) -> Any:
     return type(value).__name__
 
 
-def _remove(out: Path) -> None:
-    """Undo `_open_folder`: nothing half-made stays behind."""
-    shutil.rmtree(out / PARTS)
-    if not any(out.iterdir()):
-        out.rmdir()
-
-
-def _build_parts(source: Source, writer: Writer, parts: list[Path], options: BuildOptions) -> None:
-    todo = [number for number, path in enumerate(parts) if not path.exists()]
+def _build_parts(source: Source, writer: Writer, parts: Mapping[int, Path], options: BuildOptions) -> None:
+    """Build those of the numbered parts that are not there yet."""
+    todo = [number for number, path in parts.items() if not path.exists()]
     size = options.images_per_part
-    with tqdm(total=len(source), unit="image", desc="building", disable=None if options.progress else True) as bar:
-        bar.update(len(source) - sum(min(size, len(source) - number * size) for number in todo))
+    images, left = (sum(min(size, len(source) - number * size) for number in some) for some in (parts, todo))
+    with tqdm(total=images, unit="image", desc="building", disable=None if options.progress else True) as bar:
+        bar.update(images - left)
         totals: Counter[str] = Counter()
         for counts in _run(source, writer, parts, todo, options):
             totals.update(counts)
@@ -208,7 +207,9 @@ def _build_parts(source: Source, writer: Writer, parts: list[Path], options: Bui
             bar.set_postfix(records=totals["records"], rejects=totals["rejects"])
 
 
-def _run(source: Source, writer: Writer, parts: list[Path], todo: list[int], options: BuildOptions) -> Iterator[Counter[str]]:
+def _run(
+    source: Source, writer: Writer, parts: Mapping[int, Path], todo: list[int], options: BuildOptions
+) -> Iterator[Counter[str]]:
     """Build the parts in `todo`; counts of each as it is finished."""
     if options.workers == 1 or len(todo) < 2:
         for number in todo:
@@ -256,7 +257,7 @@ def _received(connection: Connection) -> Counter[str]:
     return counts
 
 
-def _work(source: Source, writer: Writer, parts: list[Path], options: BuildOptions, connection: Connection) -> None:
+def _work(source: Source, writer: Writer, parts: Mapping[int, Path], options: BuildOptions, connection: Connection) -> None:
     """A worker: builds the parts it is told to, until its pipe ends. The source crosses to it once."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the main process ends us
     while True:

@@ -28,17 +28,17 @@ from medclm.corpus.plan import (
     PlannedRecord,
     check_stated,
     drop_stageless,
+    exclude,
     pair_records,
     read_plan,
     split_images,
 )
 from medclm.corpus.splits import SplitRule
+from medclm.corpus.workfolder import PARTS
 from medclm.data.manifest import strictest_licence, write_json
 from medclm.data.schema import COLUMNS, MANIFEST, SCHEMA_VERSION, SPLITS
 from medclm.data.shards import Corpus, ShardWriter
 
-PARTS = ".parts"
-"""Folder of the parts inside the corpus folder, removed when the corpus is finished."""
 REJECTS = "rejects.jsonl"
 REPORT = "report.html"
 _STAGING = "corpus"
@@ -78,7 +78,14 @@ class BuildReport:
 
 
 def finalise(
-    parts: Sequence[Path], out: Path, *, rule: SplitRule, seed: int, builder: Mapping[str, Any], balance_pairs: bool = True
+    parts: Sequence[Path],
+    out: Path,
+    *,
+    rule: SplitRule,
+    seed: int,
+    builder: Mapping[str, Any],
+    balance_pairs: bool = True,
+    exclusions: Mapping[str, str] | None = None,
 ) -> BuildReport:
     """Make the corpus in `out` from part files, and remove `out/.parts`.
 
@@ -89,6 +96,7 @@ def finalise(
         seed: of the order of records.
         builder: settings for the manifest; without paths of sources.
         balance_pairs: choose Hard partners for records that state none.
+        exclusions: record id -> reason, for records that readers judged wrong.
 
     Raises:
         EverythingRejected: no record offers a stage.
@@ -96,6 +104,7 @@ def finalise(
     """
     rows = Parts(parts)
     plan = read_plan(rows)
+    exclude(plan, exclusions or {})
     split_of = split_images(plan, rule)
     if balance_pairs:
         pair_records(plan, split_of)

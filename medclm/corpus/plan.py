@@ -32,7 +32,8 @@ class PlannedImage:
     scope: tuple[str, ...]
     study: str | None
     annotations: list[tuple[str, Place]] = field(default_factory=list)
-    lesions: set[str] = field(default_factory=set)
+    shared: set[str] = field(default_factory=set)
+    """Ids that other patients may have too: lesions in space, origins."""
 
 
 @dataclass(slots=True)
@@ -94,7 +95,7 @@ def read_plan(rows: Parts) -> Plan:
             image.annotations.append((name, place))
             organs[name] = body["organ"]
             if body["lesion_3d"]:
-                image.lesions.add(body["lesion_3d"])
+                image.shared.add(body["lesion_3d"])
         else:
             plan.records.append(_record(place, body, organs))
     _find_asked(plan.records)
@@ -128,6 +129,7 @@ def _image(place: Place, body: Mapping[str, Any]) -> PlannedImage:
         shareable=body["shareable"],
         scope=tuple(body["label_scope"]),
         study=body["study"],
+        shared={body[name] for name in ("origin", "origin_patient") if body[name]},
     )
 
 
@@ -154,8 +156,20 @@ def _record(place: Place, body: Mapping[str, Any], organs: Mapping[str, str | No
 
 def _units(plan: Plan) -> dict[str, str]:
     """Image -> unit that is split and paired together."""
-    of_patient = units((image.patient, sorted(image.lesions)) for image in plan.images.values())
+    of_patient = units((image.patient, sorted(image.shared)) for image in plan.images.values())
     return {name: of_patient[image.patient] for name, image in plan.images.items()}
+
+
+def exclude(plan: Plan, exclusions: Mapping[str, str]) -> None:
+    """Drop records that readers judged wrong, by record id, and count each with its reason."""
+    kept = []
+    for record in plan.records:
+        reason = exclusions.get(record.record_id)
+        if reason is None:
+            kept.append(record)
+        else:
+            plan.rejects.append(Reject(record.index, reason, "judged so by a reader: see the verdict file"))
+    plan.records = kept
 
 
 def split_images(plan: Plan, rule: SplitRule) -> dict[str, str]:

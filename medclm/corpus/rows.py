@@ -75,6 +75,9 @@ def _image_body(image: SourceImage, image_id: str, patient: str, study: str | No
         if image.series is None
         else ids.make("series", image.source, json.dumps([image.patient, image.study, image.series])),
         "order_in_patient": image.order_in_patient,
+        # not keyed by source: two sources that took from one collection give the same
+        "origin": None if image.origin is None else ids.make("origin", "", image.origin),
+        "origin_patient": None if image.origin_patient is None else ids.make("origin patient", "", image.origin_patient),
         "modality": image.modality,
         "technique": image.technique,
         "view": image.view,

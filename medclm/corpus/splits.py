@@ -1,13 +1,14 @@
 """Which patients go to train, val and test. Pure; knows ids only.
 
 Patients are ordered by their id, which is an HMAC: an order nobody chose and everybody can repeat. Quotas are met in whole
-patients, so that even four fill three splits. Patients that share a lesion (`lesion_3d`) go together.
+patients, so that even four fill three splits. Patients that share a lesion, an origin or a picture go together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from medclm.data.schema import SPLITS
 
@@ -49,6 +50,16 @@ class SplitRule:
         if self.fold is not None and not (self.fold[1] >= 2 and 1 <= self.fold[0] <= self.fold[1]):
             raise ValueError(f"--split-fold {self.fold[0]}/{self.fold[1]}: give K/N with N at least 2 and K from 1 to N")
 
+    def to_json(self) -> dict[str, object]:
+        """The rule as JSON; `from_json` gives it back."""
+        return {"rule": self.rule, "quotas": list(self.quotas), "fold": list(self.fold) if self.fold else None}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> SplitRule:
+        train, val, test = stored["quotas"]
+        fold = (stored["fold"][0], stored["fold"][1]) if stored["fold"] else None
+        return cls(rule=stored["rule"], quotas=(train, val, test), fold=fold)
+
     def described(self) -> dict[str, object]:
         """What the manifest says of it."""
         if self.fold:
@@ -57,10 +68,10 @@ class SplitRule:
 
 
 def units(patients: Iterable[tuple[str, Iterable[str]]]) -> dict[str, str]:
-    """Patient -> the unit it is split and paired with: itself, or the first id among patients that share a lesion.
+    """Patient -> the unit it is split and paired with: itself, or the first id among patients that share something.
 
     Args:
-        patients: (patient, lesion_3d ids) of each image.
+        patients: (patient, what it may share: ids of lesions, of origins, of groups of equal pictures) of each image.
     """
     parent: dict[str, str] = {}
 
@@ -70,10 +81,10 @@ def units(patients: Iterable[tuple[str, Iterable[str]]]) -> dict[str, str]:
             name = parent[name]
         return name
 
-    for patient, lesions in patients:
+    for patient, shared in patients:
         root(patient)
-        for lesion in lesions:
-            one, other = sorted((root(patient), root(f"~{lesion}")))  # "~" sorts after every hex id: roots are patients
+        for thing in shared:
+            one, other = sorted((root(patient), root(f"~{thing}")))  # "~" sorts after every hex id: roots are patients
             parent[other] = one
     return {name: root(name) for name in parent if not name.startswith("~")}
 

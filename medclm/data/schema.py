@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 """major.minor; a reader refuses a newer major version."""
 
 MANIFEST = "manifest.json"
@@ -40,6 +40,8 @@ COLUMNS: dict[str, dict[str, Any]] = {
         "series": "string",
         "order_in_patient": "int32",
         "prior_image_row": "int64",
+        "origin": "string",  # HMAC of the picture's id in the collection it first came from; null = none known
+        "origin_patient": "string",
         "modality": "string",  # DICOM code: DX, CT, MR, US, SM, ES, ...
         "technique": "string",
         "view": "string",
