@@ -17,7 +17,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["medclm", "medclm.*"]),
-    package_data={"medclm": ["py.typed"]},
+    package_data={"medclm": ["py.typed", "corpus/languages/*.yaml"]},
     install_requires=[
         "torch>=2.11",
         "deepspeed>=0.19",

@@ -4,12 +4,14 @@
     python launch/corpus.py build --source coco --annotations boxes.json --image-root images --modality MR --out corpora/brats
     python launch/corpus.py build --source voc --annotations xml --image-root images --modality SM --out corpora/cells --dry-run
     python launch/corpus.py import train.json --image-root images --out corpora/published
-    python launch/corpus.py export corpora/brats --json brats.json --images brats_images
+    python launch/corpus.py export corpora/brats --format llava --out brats_llava
     python launch/corpus.py inspect corpora/brats --records 5
     python launch/corpus.py review corpora/brats --n 200 --stratify domain --reader A
+    python launch/corpus.py leaks corpora/brats benchmarks/vqa_rad/images --splits train
+    python launch/corpus.py audit corpora/brats runs/brats --identifiers patients.txt
 
 `COMMAND --help` explains each. Exit codes: 0 done, 2 a mistake in what was asked (one message says which), 3 every record was
-rejected (with the reasons counted), 1 the program or the machine failed.
+rejected (with the reasons counted), 4 a leak was found, 5 an identifier was found, 1 the program or the machine failed.
 """
 
 import argparse
@@ -19,10 +21,10 @@ import sys
 # `python launch/corpus.py` puts launch/ first on the path, where `import train` would find launch/train.py.
 sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from launch.corpus_commands import build, exchange, inspect, merge, review
+from launch.corpus_commands import audit, build, exchange, inspect, leaks, merge, review
 from medclm.corpus.finalise import EverythingRejected
 
-COMMANDS = (build, merge, exchange, inspect, review)
+COMMANDS = (build, merge, exchange, inspect, review, leaks, audit)
 """Modules that declare their commands with `add`."""
 
 

@@ -68,11 +68,12 @@ def _imported(json_file: Path, recipe: Recipe) -> Path:
     digest = hashlib.sha256(json_file.read_bytes()).hexdigest()[:16]
     out = recipe.run.output_dir / f"imported-{digest}"
     if not (out / MANIFEST).is_file():
+        from medclm.corpus.exchange.importing import ImportOptions
+        from medclm.corpus.exchange.published import import_published
         from medclm.corpus.ids import load_ids
-        from medclm.corpus.published import import_published
 
         shutil.rmtree(out, ignore_errors=True)
-        import_published(json_file, image_root=recipe.data.image_root or json_file.parent, out=out, ids=load_ids(None, out))
+        import_published([json_file], ImportOptions(out=out, ids=load_ids(None, out), image_root=recipe.data.image_root))
     return out
 
 

@@ -24,10 +24,10 @@ from medclm.data.shards import Corpus
 _BOX_TEXT = {"llava": PADDED, "sharegpt": QWEN_2_5}
 """Formats whose texts may hold boxes by another rule -> their own rule."""
 _LOST = {
-    "published": "patients (every picture counts as its own), masks, facts, accepted alternatives",
-    "llava": "patients (every picture counts as its own), organs, masks, facts, accepted alternatives",
-    "sharegpt": "patients (every picture counts as its own), organs, masks, facts, accepted alternatives",
-    "ms-swift": "patients (every picture counts as its own), organs, masks, facts, accepted alternatives",
+    "published": "patients (every picture counts as its own), masks, facts, accepted alternatives, boxes that no text names",
+    "llava": "patients (every picture counts as its own), organs, masks, facts, accepted alternatives, boxes that no text names",
+    "sharegpt": "patients (every picture counts as its own), organs, masks, facts, accepted alternatives, boxes that no text names",
+    "ms-swift": "patients (every picture counts as its own), organs, masks, facts, accepted alternatives, boxes that no text names",
 }
 """Format -> what it cannot carry, and what is therefore unknown after an import."""
 _USE = {

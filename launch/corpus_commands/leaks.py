@@ -19,7 +19,7 @@ _LEAKS_EXAMPLES = """examples:
     corpus.py leaks corpora/brats
 Pictures are named by number: the image row of a corpus, or the position among the picture files of a folder sorted by
 path, from 0 (--path-key writes which is which).
-same_image: equal pixels after decoding, or an equal image or origin id. near_duplicate: another patient's picture of the
+same_image: equal pixels after decoding, or an equal id of picture or origin. near_duplicate: another patient's picture of the
 same exposure (256-bit hash as a shortlist, then correlation of at least 0.98 at 128 px); flat pictures match nothing.
 same_patient: equal hashed ids, which compare only between corpora built with the same --id-key.
 Exit codes: 0 no leak, 4 leak found, 2 a mistake in what was asked."""

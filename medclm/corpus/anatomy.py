@@ -8,6 +8,8 @@ Facts of an annotation are plain JSON values; a key is present only where it is 
     organ, relation      host without side; inside, borders, adjacent, projects_over, unknown (always present)
     within, overlaps     wholes the host is part of; other organs whose shadow covers at least half of it (projections)
     organ_candidates     the organs that a reviewed row allows, or `any` where there is no row
+    organ_margin         the host's score less that of the best organ unrelated to it, two decimals; masks have decided
+    host_box             true where the host is a stated box: side and host are said, nothing that needs its outline
     image_position, side, side_of, vertical, depth    see locations.py
     location             the address made of them, as a noun phrase
     area_share           share of the host's area, 0..1 (not for controls, as all below)
@@ -27,115 +29,68 @@ from typing import Any
 
 import numpy as np
 
+from medclm.corpus.brightness import Brightness
 from medclm.corpus.contract import LinkedAnnotation, LinkedImage, Reject, SourceAnnotation, SourceImage
 from medclm.corpus.controls import find_controls
 from medclm.corpus.hosts import Host, Scene, find_host, read_scene, region_of
-from medclm.corpus.locations import (
-    Midline,
-    centre,
-    extent,
-    find_midline,
-    image_position,
-    owns_side,
-    part_words,
-    place,
-    profile,
-    side_word,
-)
-from medclm.corpus.organs import SYMMETRIC, TABLE, Plausible, ancestors, row_for
+from medclm.corpus.locations import height_word, image_position, owns_side, part_words, place
+from medclm.corpus.organs import TABLE, Plausible, ancestors, read_name, row_for, side_in_class
+from medclm.corpus.regions import Region
+from medclm.corpus.sides import SideDisagrees, patient_side
 
-REFERENCE_PX, EFFECT_SD = 200, 0.5
-"""Least reference area and least difference for an intensity word."""
+UNSPOKEN = frozenset({"organ_candidates", "organ_margin", "host_box", "intensity_effect"})
+"""Keys that say how a fact was found, for reports and reviewers; no text may be made of them."""
 CLEARLY_LARGER = 1.2
-
-_INTENSITY = {
-    "CT": ("hyperattenuating", "hypoattenuating"),
-    "MR": ("hyperintense", "hypointense"),
-    "US": ("hyperechoic", "hypoechoic"),
-}
-_RADIOGRAPH = ("opacity", "lucency")
+"""Least ratio of areas for `largest`."""
 
 
-def patient_side(scene: Scene, region: np.ndarray, host: Host) -> str | None:
-    """The side word, by name first and direction second; None = not known or not shown.
+def location_facts(scene: Scene, region: Region, host: Host, class_side: str | None = None) -> dict[str, Any]:
+    """Host and location keys of the module's docstring; `class_side` is the side in the name of the lesion's class.
 
     Raises:
-        SideDisagrees: a side-named mask and the picture's directions contradict each other.
+        SideDisagrees: two sources of the side contradict each other.
     """
-    axis = scene.directions.side
-    if axis is None:
-        return None
-    counts = profile(region, axis.image_axis)
-    midline = None
-    if host.mask is not None and host.side is None and host.organ is not None and host.organ in SYMMETRIC:
-        low, high = extent(profile(host.mask, axis.image_axis))
-        midline = Midline((low + high) / 2, high - low, True)
-    midline = midline or find_midline(axis, scene.organs, scene.image.pixels, scene.image.plane)
-    seen = side_word(counts, axis, midline) if midline is not None else None
-    if host.side is None:
-        return seen
-    if midline is not None and midline.measured and {seen, host.side} == {"left", "right"}:
-        offset = (centre(counts) - midline.position_px) * axis.sign
-        raise SideDisagrees(f"the mask's name says {host.side}, the directions {seen} ({abs(offset):.0f} px from the midline)")
-    return host.side
-
-
-class SideDisagrees(Exception):
-    """Two sources of a side contradict each other; the annotation is rejected."""
-
-
-def location_facts(scene: Scene, region: np.ndarray, host: Host) -> dict[str, Any]:
-    """Host and location keys of the module's docstring."""
     facts: dict[str, Any] = {"relation": host.relation, "image_position": image_position(region)}
     if host.organ is not None:
         facts |= {"organ": host.organ, "within": list(ancestors(host.organ))}
     if host.overlaps:
         facts["overlaps"] = list(host.overlaps)
-    side = patient_side(scene, region, host)
+    if host.margin is not None:
+        facts["organ_margin"] = round(host.margin, 2)
+    if host.mask is not None and host.mask.is_box:
+        facts["host_box"] = True
+    side = patient_side(scene, region, host, class_side)
     if side is not None:
         facts |= {"side": side, "side_of": "organ" if owns_side(host.organ) else "patient"}
     if host.mask is not None:
-        facts |= part_words(region, host.mask, scene.directions, scene.image.plane)
+        facts |= part_words(region, host.mask.region, scene.directions, scene.image.plane)
+    facts |= _height_facts(scene.image, host)
     return facts | {"location": place(facts)}
 
 
-def measured_facts(
-    scene: Scene, annotation: SourceAnnotation, region: np.ndarray, host: Host, lesions: np.ndarray
-) -> dict[str, Any]:
-    """Size and intensity keys; `lesions` is (H, W) bool of all lesions of the image."""
+def _height_facts(image: SourceImage, host: Host) -> dict[str, str]:
+    """`vertical` on an axial slice, where the source says at what height it cuts the host."""
+    if image.plane != "axial" or host.organ is None:
+        return {}
+    sides = ("left", "right") if host.side == "bilateral" else (host.side,)
+    words = {
+        height_word(height)
+        for name, height in image.organ_heights.items()
+        if read_name(name) in {(host.organ, s) for s in sides}
+    }
+    return {"vertical": words.pop()} if len(words) == 1 else {}
+
+
+def measured_facts(scene: Scene, annotation: SourceAnnotation, region: Region, host: Host) -> dict[str, Any]:
+    """Size keys of the module's docstring."""
     facts: dict[str, Any] = {}
-    if host.mask is not None and host.score:
-        facts["area_share"] = round(float(np.count_nonzero(region & host.mask) / np.count_nonzero(host.mask)), 4)
+    if host.mask is not None and not host.mask.is_box and host.score:
+        facts["area_share"] = round(host.score * region.area / host.mask.closed.area, 4)
     if scene.image.spacing_mm is not None:
         row_mm, column_mm = scene.image.spacing_mm
         sides = annotation.box_px.height * row_mm, annotation.box_px.width * column_mm
         facts["size_mm"] = [round(float(max(sides)), 1), round(float(min(sides)), 1)]
-    return facts | _intensity_facts(scene, region, host, lesions)
-
-
-def _intensity_facts(scene: Scene, region: np.ndarray, host: Host, lesions: np.ndarray) -> dict[str, Any]:
-    image = scene.image
-    words = _INTENSITY.get(image.modality or "", _RADIOGRAPH if scene.projection else None)
-    if (
-        words is None
-        or image.intensity is None
-        or host.mask is None
-        or host.score == 0
-        or (image.modality == "MR" and not image.technique)
-    ):
-        return {}
-    reference = image.intensity[host.mask & ~lesions]
-    if reference.size < REFERENCE_PX or not reference.std() > 0:
-        return {}
-    effect = float((image.intensity[region].mean() - reference.mean()) / reference.std())
-    if not abs(effect) >= EFFECT_SD:
-        return {}
-    facts = {
-        "intensity": words[0 if effect > 0 else 1],
-        "intensity_effect": round(effect, 2),
-        "intensity_reference": f"rest of the {host.organ}",
-    }
-    return facts | ({"sequence": image.technique} if image.modality == "MR" else {})
+    return facts
 
 
 def link(image: SourceImage, *, seed: int, table: Mapping[str, Plausible] = TABLE) -> LinkedImage:
@@ -152,48 +107,63 @@ def link(image: SourceImage, *, seed: int, table: Mapping[str, Plausible] = TABL
     shape = image.pixels.shape[:2]
     ordered = sorted(image.annotations, key=lambda each: _reading_order(each, shape[0]))
     regions = [region_of(each, shape) for each in ordered]
-    occupied = np.logical_or.reduce(regions) if regions else np.zeros(shape, bool)
+    brightness = Brightness(scene, _union(regions, shape))
     lesions, rejects, linked_regions = [], [], []
     for annotation, region in zip(ordered, regions, strict=True):
         row = row_for(annotation.lesion_class, source=image.source, projection=scene.projection, table=table)
         host = find_host(scene, region, row)
         try:
-            facts = location_facts(scene, region, host)
+            facts = location_facts(scene, region, host, side_in_class(annotation.lesion_class))
         except SideDisagrees as error:
-            detail = f"{error}: correct the mask's name or the orientation of the source"
+            detail = f"{error}: correct the header, the name or the orientation of the source"
             rejects.append(Reject(f"{image.index}.{annotation.index}", "side_disagrees", detail))
             continue
         facts |= {"label": annotation.lesion_class, "organ_candidates": list(row.organs) if row is not None else "any"}
-        facts |= measured_facts(scene, annotation, region, host, occupied)
+        facts |= measured_facts(scene, annotation, region, host) | brightness.facts(region, host)
         lesions.append(LinkedAnnotation(annotation, "lesion", host.organ, host.relation, host.score, facts))
         linked_regions.append(region)
     scope = exhaustive_scope(image, rejects)
     lesions = _with_comparisons(lesions, linked_regions, scope)
+    controls = _controls(scene, lesions, linked_regions, scope, seed)
+    return LinkedImage(image, (*lesions, *controls), tuple(rejects))
 
-    def describe(region: np.ndarray) -> tuple[Host, dict[str, Any]]:
-        host = find_host(scene, region, None)
-        return host, location_facts(scene, region, host)
 
+def _union(regions: Sequence[Region], shape: tuple[int, ...]) -> np.ndarray:
+    out = np.zeros(shape, bool)
+    for region in regions:
+        out[region.window.slices] |= region.inside
+    return out
+
+
+def _controls(
+    scene: Scene, lesions: Sequence[LinkedAnnotation], regions: Sequence[Region], scope: Sequence[str], seed: int
+) -> list[LinkedAnnotation]:
     controls: list[LinkedAnnotation] = []
-    for lesion_class, box_px in find_controls(
-        scene.image, [organ.mask for organ in scene.closed], lesions, linked_regions, scope, _mirror(scene), seed
-    ):
+    for lesion_class, box_px in find_controls(scene.image, scene.organs, lesions, regions, scope, _mirror(scene), seed):
         source = SourceAnnotation(f"controls[{len(controls)}]", lesion_class, lesion_class, box_px)
+        region = region_of(source, scene.image.pixels.shape)
+        host = find_host(scene, region, None)
         try:
-            host, facts = describe(region_of(source, shape))
+            facts = location_facts(scene, region, host)
         except SideDisagrees:  # the lesion's own reject tells of it
             continue
         facts["absent"] = lesion_class
         controls.append(LinkedAnnotation(source, "control", host.organ, host.relation, host.score, facts))
-    return LinkedImage(image, (*lesions, *controls), tuple(rejects))
+    return controls
 
 
 def exhaustive_scope(image: SourceImage, rejects: Sequence[Reject] = ()) -> tuple[str, ...]:
     """Classes of which every lesion of this image is known: none once linking refused an annotation.
 
-    What the source refused has left `label_scope` already, by class (contract.SourceImage).
+    Sources take the class of a refused annotation out of `label_scope` (contract.SourceImage) and say of every class that is
+    left whether it is present or absent. Where an annotation was refused, a class without that word is not trusted: its
+    source may not know the rule. A class that a label calls uncertain or not assessed is never in scope.
     """
-    return () if rejects else tuple(image.label_scope)
+    if rejects:
+        return ()
+    refused = any(".annotations[" in reject.index for reject in image.rejects)
+    unsaid = "uncertain" if refused else "absent"
+    return tuple(name for name in image.label_scope if image.image_labels.get(name, unsaid) in ("present", "absent"))
 
 
 def _reading_order(annotation: SourceAnnotation, height: int) -> tuple[int, float, str]:
@@ -204,21 +174,17 @@ def _reading_order(annotation: SourceAnnotation, height: int) -> tuple[int, floa
 
 def _mirror(scene: Scene) -> tuple[int, float]:
     """Image axis and coordinate that a control box is mirrored about."""
-    axis = scene.directions.side
-    midline = find_midline(axis, scene.organs, scene.image.pixels, scene.image.plane) if axis is not None else None
-    image_axis = axis.image_axis if axis is not None else 0
-    return image_axis, midline.position_px if midline is not None else scene.image.pixels.shape[1 - image_axis] / 2
+    image_axis = scene.directions.side.image_axis if scene.directions.side is not None else 0
+    line = scene.midline.position_px if scene.midline is not None else scene.image.pixels.shape[1 - image_axis] / 2
+    return image_axis, line
 
 
 def _with_comparisons(
-    lesions: Sequence[LinkedAnnotation], regions: Sequence[np.ndarray], scope: Sequence[str]
+    lesions: Sequence[LinkedAnnotation], regions: Sequence[Region], scope: Sequence[str]
 ) -> list[LinkedAnnotation]:
     """The lesions with `count`, `largest` and `largest_of_class` where they hold."""
     by_mask = all(lesion.source.mask is not None for lesion in lesions)
-    areas = [
-        np.count_nonzero(region) if by_mask else lesion.source.box_px.area
-        for lesion, region in zip(lesions, regions, strict=True)
-    ]
+    areas = [region.area if by_mask else lesion.source.box_px.area for lesion, region in zip(lesions, regions, strict=True)]
     classes = [lesion.source.lesion_class for lesion in lesions]
     out = []
     for i, lesion in enumerate(lesions):

@@ -210,7 +210,7 @@ def _leaks(text: StageText) -> Iterator[tuple[str, str]]:
     question = _plain(text.question)
     if _BOX.search(question) or "{color}" in question or re.search(r"\b(?:highlighted|marked|outlined|box(?:es)?)\b", question):
         yield "leak", "a whole-image question speaks of a box"
-    if text.answer_type == "closed":
+    if text.answer_type in ("closed", "choice"):  # yes or no; or the question itself lists the answers
         return
     for answer in text.answers:
         if _plain(answer) and re.search(rf"(?<!\w){re.escape(_plain(answer))}(?!\w)", question):

@@ -12,6 +12,7 @@ import numpy as np
 
 from medclm.corpus.contract import LinkedAnnotation, SourceImage
 from medclm.corpus.locations import body
+from medclm.corpus.regions import OrganMask, Region, Window, window_of
 from medclm.draws import generator
 from medclm.types import Box
 
@@ -23,9 +24,9 @@ MARGIN = 0.02
 
 def find_controls(
     image: SourceImage,
-    organs: Sequence[np.ndarray],
+    organs: Sequence[OrganMask],
     lesions: Sequence[LinkedAnnotation],
-    regions: Sequence[np.ndarray],
+    regions: Sequence[Region],
     scope: Sequence[str],
     mirror: tuple[int, float],
     seed: int,
@@ -33,71 +34,113 @@ def find_controls(
     """One (class, box in pixels) for each class in scope that has a lesion here and a free site of its size.
 
     Args:
-        organs: (H, W) bool each; their union is the body, else what the picture shows.
-        regions: (H, W) bool of each lesion.
+        organs: their union is the body, else what the picture shows.
+        regions: of each lesion.
         mirror: image axis (0 = x) and pixel coordinate of the mirror line.
         seed: of the choice of lesion and site.
     """
     wanted = sorted({lesion.source.lesion_class for lesion in lesions} & set(scope))
     if not wanted:
         return
-    tissue = np.logical_or.reduce(organs) if len(organs) else body(image.pixels)
-    free = _Sites(image, regions)
+    tissue = _Tissue(image.pixels, organs)
+    free = _Sites(image, regions, tissue)
     for lesion_class in wanted:
         draw = generator(seed, f"control {image.key} {lesion_class}")
         of_class = [i for i, lesion in enumerate(lesions) if lesion.source.lesion_class == lesion_class]
         chosen = of_class[int(draw.integers(len(of_class)))]
-        host = max(organs, key=lambda mask: int(np.count_nonzero(mask & regions[chosen])), default=tissue)
-        box_px = free.choose(lesions[chosen].source.box_px, host, tissue, mirror, draw)
+        shares = [organ.share_of(regions[chosen]) for organ in organs]
+        host = organs[int(np.argmax(shares))] if shares and max(shares) > 0 else None
+        box_px = free.choose(lesions[chosen].source.box_px, host, mirror, draw)
         if box_px is not None:
             yield lesion_class, box_px
 
 
+class _Tissue:
+    """Where the body is; looked at in small windows as long as that is enough."""
+
+    def __init__(self, pixels: np.ndarray, organs: Sequence[OrganMask]) -> None:
+        self._organs = organs
+        self._outline = body(pixels) if not organs else None
+        self._shape = pixels.shape[:2]
+
+    def within(self, window: Window) -> np.ndarray:
+        """The body in a window."""
+        if self._outline is not None:
+            return self._outline[window.slices]
+        inside = np.zeros((window.bottom - window.top, window.right - window.left), bool)
+        for organ in self._organs:
+            common = organ.region.window.common(window)
+            if common is not None:
+                inside[common.moved(-window.top, -window.left).slices] |= organ.closed.mask[common.slices]
+        return inside
+
+    def whole(self) -> Region | None:
+        """All of it; None = nothing."""
+        mask = self.within(Window(0, self._shape[0], 0, self._shape[1]))
+        return Region(mask) if mask.any() else None
+
+
 class _Sites:
-    """Where a box of a given size meets no lesion, for all top-left corners at once by integral images."""
+    """Where a box of a given size meets no lesion: one site by looking at it, all of them by integral images."""
 
-    def __init__(self, image: SourceImage, regions: Sequence[np.ndarray]) -> None:
-        self._height, self._width = image.pixels.shape[:2]
-        self._occupied = np.zeros((self._height, self._width), bool)
-        margin = round(MARGIN * min(self._height, self._width))
-        boxes = [annotation.box_px for annotation in image.annotations]
-        for region in regions:
-            rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
-            boxes.append(Box(float(columns[0]), float(rows[0]), columns[-1] + 1.0, rows[-1] + 1.0))
-        for x0, y0, x1, y1 in boxes:
-            self._occupied[
-                max(0, int(y0) - margin) : int(np.ceil(y1)) + margin, max(0, int(x0) - margin) : int(np.ceil(x1)) + margin
-            ] = True
+    def __init__(self, image: SourceImage, regions: Sequence[Region], tissue: _Tissue) -> None:
+        self._shape = image.pixels.shape[:2]
+        self._tissue = tissue
+        self._occupied = np.zeros(self._shape, bool)
+        margin = round(MARGIN * min(self._shape))
+        boxes = [window_of(annotation.box_px) for annotation in image.annotations]
+        for window in (*boxes, *(region.window for region in regions)):
+            self._occupied[window.grown(margin, self._shape).slices] = True
 
-    def choose(
-        self, lesion: Box, host: np.ndarray, tissue: np.ndarray, mirror: tuple[int, float], draw: np.random.Generator
-    ) -> Box | None:
-        """A free box of the lesion's size: mirrored, else in `host`, else in `tissue`; None = there is no room."""
+    def choose(self, lesion: Box, host: OrganMask | None, mirror: tuple[int, float], draw: np.random.Generator) -> Box | None:
+        """A free box of the lesion's size: mirrored, else in `host`, else on tissue; None = there is no room."""
         height, width = max(1, int(np.ceil(lesion.height))), max(1, int(np.ceil(lesion.width)))
-        if height > self._height or width > self._width:
+        if height > self._shape[0] or width > self._shape[1]:
             return None
-        empty = _shares(self._occupied, height, width) == 0
+        own = window_of(lesion)
         axis, line = mirror
         x = int(np.floor(2 * line - lesion.x1)) if axis == 0 else int(lesion.x0)
         y = int(np.floor(2 * line - lesion.y1)) if axis == 1 else int(lesion.y0)
-        on_tissue = empty & (_shares(tissue, height, width) >= self._least(tissue, lesion))
-        if 0 <= y < empty.shape[0] and 0 <= x < empty.shape[1] and on_tissue[y, x]:
-            return Box(float(x), float(y), x + lesion.width, y + lesion.height)
-        for sites in (empty & (_shares(host, height, width) >= self._least(host, lesion)), on_tissue):
-            corners = np.flatnonzero(sites)
-            if len(corners):
-                y, x = divmod(int(corners[draw.integers(len(corners))]), sites.shape[1])
-                return Box(float(x), float(y), x + lesion.width, y + lesion.height)
-        return None
+        corner: tuple[int, int] | None = (y, x)
+        if not self._is_free(Window(y, y + height, x, x + width), own):
+            corner = self._any(host.closed, own, (height, width), draw) if host is not None else None
+            if corner is None:
+                corner = self._any(self._tissue.whole(), own, (height, width), draw)
+        return Box(float(corner[1]), float(corner[0]), corner[1] + lesion.width, corner[0] + lesion.height) if corner else None
 
-    def _least(self, mask: np.ndarray, lesion: Box) -> float:
-        """A control need not sit deeper in the body than the lesion: that would tell them apart."""
-        own = mask[int(lesion.y0) : int(np.ceil(lesion.y1)), int(lesion.x0) : int(np.ceil(lesion.x1))]
-        return min(INSIDE, max(0.25, float(own.mean())))
+    def _is_free(self, site: Window, own: Window) -> bool:
+        if site.common(Window(0, self._shape[0], 0, self._shape[1])) != site or self._occupied[site.slices].any():
+            return False
+        return bool(self._tissue.within(site).mean() >= _least(self._tissue.within(own)))
+
+    def _any(
+        self, place: Region | None, own: Window, size: tuple[int, int], draw: np.random.Generator
+    ) -> tuple[int, int] | None:
+        """(y, x) of the top-left corner of one of the free sites in a place, all equally likely."""
+        if place is None:
+            return None
+        height, width = size
+        reach = Window(place.window.top - height + 1, place.window.bottom, place.window.left - width + 1, place.window.right)
+        corners = reach.common(Window(0, self._shape[0] - height + 1, 0, self._shape[1] - width + 1))
+        if corners is None:
+            return None
+        slices = Window(corners.top, corners.bottom + height - 1, corners.left, corners.right + width - 1).slices
+        free = _shares(self._occupied[slices], height, width) == 0
+        free &= _shares(place.mask[slices], height, width) >= _least(place.mask[own.slices])
+        found = np.flatnonzero(free)
+        if not len(found):
+            return None
+        y, x = divmod(int(found[draw.integers(len(found))]), free.shape[1])
+        return corners.top + y, corners.left + x
+
+
+def _least(own: np.ndarray) -> float:
+    """A control need not sit deeper in the body than the lesion: that would tell them apart."""
+    return min(INSIDE, max(0.25, float(own.mean())))
 
 
 def _shares(mask: np.ndarray, height: int, width: int) -> np.ndarray:
     """(H - height + 1, W - width + 1) share of each `height` x `width` window that is set."""
-    sums = np.pad(mask.astype(np.int64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
-    counts = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
-    return np.asarray(counts / (height * width))
+    rows = np.cumsum(np.pad(mask, ((1, 0), (0, 0))), axis=0, dtype=np.int32)
+    sums = np.cumsum(np.pad(rows[height:] - rows[:-height], ((0, 0), (1, 0))), axis=1, dtype=np.int32)
+    return np.asarray((sums[:, width:] - sums[:, :-width]) / (height * width))

@@ -1,21 +1,23 @@
 """Which organ a region belongs to: by its mask, never by the overlap of two boxes.
 
 Segmenters leave out what is diseased (effusion, consolidation, big tumours) and what lies in another organ's shadow, so
-masks are closed and hole-filled first, and on radiographs a lung is known to reach behind the heart. Knows masks and the
-tables of organs.py; nothing of facts or words.
+masks are closed and hole-filled first, and on radiographs a lung is known to reach behind the heart. An organ that is only a
+box may host what lies in it, and nothing more is said of it. Knows masks and the tables of organs.py; nothing of facts or words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy import ndimage
 
 from medclm.corpus.contract import SourceAnnotation, SourceImage
-from medclm.corpus.locations import BOTH, Directions, OrganMask, read_directions
-from medclm.corpus.organs import SHADOWED, Plausible, allows, ancestors, is_projection, paired, read_name
+from medclm.corpus.locations import BOTH, Directions, Midline, find_midline, organ_midline, read_directions
+from medclm.corpus.organs import SHADOWED, Plausible, allows, ancestors, is_projection, paired, read_name, related
+from medclm.corpus.regions import OrganMask, Region, box_region, gap, least_gap, share
 
 MIN_OVERLAP = 0.5
 """Least share of a lesion inside an organ that it is `inside` of."""
@@ -25,6 +27,8 @@ NEAR = 0.05
 """Greatest distance to an `adjacent` organ, as a share of the image's shorter side."""
 CLOSING = 0.02
 """Radius of the closing of masks, as a share of the image's shorter side."""
+_RING = 2
+"""Width in pixels of a lesion's border."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +40,14 @@ class Host:
     side: str | None = None
     """Patient side that the mask's name states: left, right, bilateral."""
     score: float | None = None
-    mask: np.ndarray | None = None
-    """(H, W) bool, closed; None = host from the table or unknown."""
+    mask: OrganMask | None = None
+    """None = host from the table or unknown."""
     overlaps: tuple[str, ...] = ()
+    margin: float | None = None
+    """Score less that of the best other organ that could be the host; None = there is no other, or masks did not decide."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scene:
     """An image with what is computed once for all its lesions."""
 
@@ -49,42 +55,32 @@ class Scene:
     directions: Directions
     projection: bool
     organs: tuple[OrganMask, ...]
-    """As the source gave them; those that overlap a lesion lack it in many sets."""
-    closed: tuple[OrganMask, ...]
 
     @property
     def side_px(self) -> int:
         return int(min(self.image.pixels.shape[:2]))
 
+    @cached_property
+    def midline(self) -> Midline | None:
+        """The patient's middle along the side axis, None where it is not shown."""
+        axis = self.directions.side
+        return find_midline(axis, self.organs, self.image.pixels, self.image.plane) if axis is not None else None
 
-def close_mask(mask: np.ndarray, radius: int) -> np.ndarray:
-    """(H, W) bool: gaps and bays up to 2 * `radius` pixels wide closed, holes filled. Only the mask's own window is touched."""
-    if not mask.any():
-        return mask
-    window = _window(mask, 0)
-    padded = np.pad(mask[window], radius + 1)
-    grown = ndimage.distance_transform_edt(~padded) <= radius
-    shrunk = ndimage.distance_transform_edt(grown) > radius
-    background, _ = ndimage.label(~(shrunk | padded))  # a hole is background that does not reach the rim
-    filled = background != background[0, 0]
-    out = mask.copy()
-    out[window] = filled[radius + 1 : -radius - 1, radius + 1 : -radius - 1]
-    return out
+    @cached_property
+    def organ_midline(self) -> Midline | None:
+        """The same, from organs alone."""
+        return organ_midline(self.directions.side, self.organs) if self.directions.side is not None else None
 
 
-def region_of(annotation: SourceAnnotation, shape: tuple[int, ...]) -> np.ndarray:
-    """(H, W) bool: the lesion's mask, else its box."""
+def region_of(annotation: SourceAnnotation, shape: tuple[int, ...]) -> Region:
+    """The lesion's mask, else its box."""
     if annotation.mask is not None and annotation.mask.any():
-        return annotation.mask.astype(bool)
-    x0, y0, x1, y1 = annotation.box_px
-    region = np.zeros(shape[:2], bool)
-    left, top = min(int(x0), shape[1] - 1), min(int(y0), shape[0] - 1)
-    region[top : max(top + 1, round(y1)), left : max(left + 1, round(x1))] = True
-    return region
+        return Region(annotation.mask.astype(bool))
+    return box_region(annotation.box_px, shape)
 
 
 def read_scene(image: SourceImage) -> Scene:
-    """Names read, masks checked and closed.
+    """Names read and masks checked; masks that name the same organ are one.
 
     Raises:
         ValueError: patient directions that are none, or a mask of another shape than the picture.
@@ -94,61 +90,46 @@ def read_scene(image: SourceImage) -> Scene:
     except ValueError as error:
         raise ValueError(f"{image.index}: {error}") from error
     shape = image.pixels.shape[:2]
-    organs = []
+    masks: dict[tuple[str, str | None], np.ndarray] = {}
     for name, mask in image.organs.items():
         if mask.shape != shape:
             raise ValueError(
                 f"{image.index}: mask of {name!r} is {mask.shape}, the picture {shape}: resize it (nearest neighbour)"
             )
         if mask.any():
-            organs.append(OrganMask(*read_name(name), mask=mask != 0))
+            organ = read_name(name)
+            masks[organ] = (masks[organ] != 0) | (mask != 0) if organ in masks else mask
     radius = max(1, round(CLOSING * min(shape)))
-    closed = tuple(replace(organ, mask=close_mask(organ.mask, radius)) for organ in organs)
-    return Scene(image, directions, is_projection(image.modality, image.plane), tuple(organs), closed)
+    organs = tuple(OrganMask(name, side, mask, radius) for (name, side), mask in masks.items())
+    return Scene(image, directions, is_projection(image.modality, image.plane), organs)
 
 
-def find_host(scene: Scene, region: np.ndarray, row: Plausible | None) -> Host:
-    """The organ of a region, (H, W) bool and not empty, among those that the row allows (None = all)."""
+def find_host(scene: Scene, region: Region, row: Plausible | None) -> Host:
+    """The organ of a region among those that the row allows (None = all)."""
     if row is not None and row.state:
         return _from_table(scene, region, row.organs[0])
-    closed = [organ for organ in scene.closed if allows(row, organ.name)]
-    raw = [organ for organ in scene.organs if allows(row, organ.name)]
-    if not closed:
+    organs = [organ for organ in scene.organs if allows(row, organ.name)]
+    if not organs:
         return Host()
-    scores = [_share(region, organ.mask) for organ in closed]
-    best: int | None = _most_specific(closed, scores)
+    scores = [organ.share_of(region) for organ in organs]
+    best: int | None = _most_specific(organs, scores)
+    margin = _margin(best, organs, scores) if best is not None else None
     relation = "inside"
+    contacts = _contacts(region, organs) if best is None else {}
     if best is None:
-        window = _window(region, 3)
-        ring = ndimage.binary_dilation(region[window], iterations=2) & ~region[window]
-        touching = [_share(ring, organ.mask[window]) for organ in raw]
-        best = int(np.argmax(touching)) if max(touching) >= BORDER_SHARE else None
-        relation = "borders"
+        best, relation = _bordered(contacts), "borders"
     if best is None and scene.projection:
-        best = _in_shadow(scene, region, closed)
+        best = _in_shadow(scene, region, organs, row)
     if best is not None:
-        host, score = closed[best], scores[best]
+        host, score = organs[best], scores[best]
         relation = "projects_over" if scene.projection else relation
-        side = _side_in_names(host, closed, scores) if score > 0 or relation != "projects_over" else None
-        return Host(relation, host.name, side, score, host.mask, _overlaps(scene, region, host))
-    distances = [_distance(region, organ.mask) for organ in raw]
-    if min(distances) <= NEAR * scene.side_px:
-        nearest = int(np.argmin(distances))
-        return Host("adjacent", raw[nearest].name, raw[nearest].side, scores[nearest], closed[nearest].mask)
-    return Host()
-
-
-def _window(region: np.ndarray, margin: int) -> tuple[slice, slice]:
-    """The part of the image around a region: everything else is empty."""
-    rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
-    return (
-        slice(max(rows[0] - margin, 0), rows[-1] + 1 + margin),
-        slice(max(columns[0] - margin, 0), columns[-1] + 1 + margin),
-    )
-
-
-def _share(region: np.ndarray, mask: np.ndarray) -> float:
-    return float(np.count_nonzero(region & mask)) / max(int(np.count_nonzero(region)), 1)
+        side = _side_in_names(host, organs, scores) if score > 0 or relation != "projects_over" else None
+        return Host(relation, host.name, side, score, host, _overlaps(scene, region, host), margin)
+    nearest = _nearest(region, organs, contacts, NEAR * scene.side_px)
+    if nearest is None:
+        return Host()
+    host = organs[nearest]
+    return Host("adjacent", host.name, host.side, scores[nearest], host)
 
 
 def _most_specific(organs: Sequence[OrganMask], scores: Sequence[float]) -> int | None:
@@ -161,16 +142,74 @@ def _most_specific(organs: Sequence[OrganMask], scores: Sequence[float]) -> int 
     return max(parts, key=lambda i: (len(ancestors(organs[i].name)), scores[i]), default=best)
 
 
-def _in_shadow(scene: Scene, region: np.ndarray, candidates: Sequence[OrganMask]) -> int | None:
-    """On a radiograph: the nearest organ that is known to reach behind what covers the lesion (a lung behind the heart)."""
-    covering = {organ.name for organ in scene.closed if _share(region, organ.mask) >= MIN_OVERLAP}
-    covering |= {whole for name in covering for whole in ancestors(name)}
-    hidden = [
-        i
-        for i, organ in enumerate(candidates)
-        if any(covering & set(SHADOWED.get(name, ())) for name in (organ.name, *ancestors(organ.name)))
-    ]
-    return min(hidden, key=lambda i: _distance(region, candidates[i].mask), default=None)
+def _margin(best: int, organs: Sequence[OrganMask], scores: Sequence[float]) -> float | None:
+    others = [score for organ, score in zip(organs, scores, strict=True) if not related(organ.name, organs[best].name)]
+    return scores[best] - max(others) if others else None
+
+
+def _contacts(region: Region, organs: Sequence[OrganMask]) -> dict[int, tuple[float, float]]:
+    """Shares of the region's border on each organ, as given: of the pixels that touch it, and of a ring of `_RING` pixels."""
+    window = region.window.grown(_RING + 1, region.mask.shape)
+    near = [i for i, organ in enumerate(organs) if not organ.is_box and organ.region.window.common(window) is not None]
+    if not near:
+        return {}
+    inside = region.mask[window.slices]
+    touching, ring = (ndimage.binary_dilation(inside, iterations=width) & ~inside for width in (1, _RING))
+    borders = [(border, max(int(np.count_nonzero(border)), 1)) for border in (touching, ring)]
+
+    def shares(mask: np.ndarray) -> tuple[float, float]:
+        first, second = (np.count_nonzero(border & mask) / size for border, size in borders)
+        return first, second
+
+    return {i: shares(organs[i].region.mask[window.slices]) for i in near}
+
+
+def _bordered(contacts: Mapping[int, tuple[float, float]]) -> int | None:
+    """The organ that most of the border touches, if enough of it lies there; segmenters leave a pixel of doubt."""
+    enough = [i for i, shares in contacts.items() if max(shares) >= BORDER_SHARE]
+    return max(enough, key=lambda i: contacts[i], default=None)
+
+
+def _in_shadow(scene: Scene, region: Region, candidates: Sequence[OrganMask], row: Plausible | None) -> int | None:
+    """On a radiograph: the nearest organ that is known to reach behind what covers the lesion (a lung behind the heart).
+
+    Where the row allows such organs alone, a lesion between their masks lies behind something that has no mask.
+    """
+    hidden = [i for i, organ in enumerate(candidates) if _covering(organ.name)]
+    covers = {organ.name for organ in scene.organs if not organ.is_box and organ.share_of(region) >= MIN_OVERLAP}
+    covers |= {whole for name in covers for whole in ancestors(name)}
+    behind = [i for i in hidden if covers & _covering(candidates[i].name)]
+    if not behind and row is not None and all(_covering(name) for name in row.organs):
+        behind = hidden if _between(scene, region, [candidates[i].closed for i in hidden]) >= MIN_OVERLAP else []
+    return min(behind, key=lambda i: gap(region.window, candidates[i].closed), default=None)
+
+
+def _covering(organ: str) -> set[str]:
+    """Whose shadow may cover parts of an organ."""
+    return {each for name in (organ, *ancestors(organ)) for each in SHADOWED.get(name, ())}
+
+
+def _between(scene: Scene, region: Region, others: Sequence[Region]) -> float:
+    """Share of the region's pixels that have pixels of the others on both sides of them, from side to side of the patient."""
+    upright = scene.directions.side is None or scene.directions.side.image_axis == 0
+    rows = slice(*region.extent(1 if upright else 0))
+    joined = np.zeros(region.mask.shape if upright else region.mask.T.shape, bool)[rows]
+    for other in others:
+        joined |= (other.mask if upright else other.mask.T)[rows]
+    before = np.logical_or.accumulate(joined, axis=1)
+    behind = np.logical_or.accumulate(joined[:, ::-1], axis=1)[:, ::-1]
+    inside = (region.mask if upright else region.mask.T)[rows]
+    return float(np.count_nonzero(inside & before & behind)) / region.area
+
+
+def _nearest(
+    region: Region, organs: Sequence[OrganMask], contacts: Mapping[int, tuple[float, float]], limit: float
+) -> int | None:
+    """The organ, as given, that comes nearest to the region's window, within `limit` pixels; of several the one it touches most."""
+    near = [i for i, organ in enumerate(organs) if not organ.is_box and least_gap(region.window, organ.region.window) <= limit]
+    gaps = {i: gap(region.window, organs[i].region) for i in near}
+    nearest = min(near, key=lambda i: (gaps[i], *(-share for share in contacts.get(i, (0.0, 0.0)))), default=None)
+    return nearest if nearest is not None and gaps[nearest] <= limit else None
 
 
 def _side_in_names(host: OrganMask, organs: Sequence[OrganMask], scores: Sequence[float]) -> str | None:
@@ -182,38 +221,30 @@ def _side_in_names(host: OrganMask, organs: Sequence[OrganMask], scores: Sequenc
     return "bilateral" if host.side and other >= BOTH else host.side
 
 
-def _from_table(scene: Scene, region: np.ndarray, organ: str) -> Host:
+def _from_table(scene: Scene, region: Region, organ: str) -> Host:
     """A state or compartment: the table names it, the paired mask it touches most gives the side."""
-    sided = [mask for mask in scene.closed if mask.side and paired(mask.name)]
-    window = _window(region, 3)
-    grown = ndimage.binary_dilation(region[window], iterations=2)
-    scores = [_share(grown, mask.mask[window]) for mask in sided]
-    side = None
-    if paired(organ) and scores and max(scores) > 0:
-        best = int(np.argmax(scores))
-        side = _side_in_names(sided[best], sided, scores)
-    mask = next((each.mask for each in scene.closed if each.name == organ), None)
-    return Host(
-        "projects_over" if scene.projection else "inside", organ, side, _share(region, mask) if mask is not None else None, mask
-    )
+    relation = "projects_over" if scene.projection else "inside"
+    own = max((each for each in scene.organs if each.name == organ), key=lambda each: each.share_of(region), default=None)
+    side = _touched_side(scene, region) if paired(organ) else None
+    return Host(relation, organ, side, own.share_of(region) if own is not None else None, own)
 
 
-def _overlaps(scene: Scene, region: np.ndarray, host: OrganMask) -> tuple[str, ...]:
+def _touched_side(scene: Scene, region: Region) -> str | None:
+    window = region.window.grown(_RING + 1, region.mask.shape)
+    sided = [each for each in scene.organs if each.side and paired(each.name) and each.region.window.common(window) is not None]
+    if not sided:
+        return None
+    grown = np.zeros(region.mask.shape, bool)
+    grown[window.slices] = ndimage.binary_dilation(region.mask[window.slices], iterations=_RING)
+    wider = Region(grown)
+    scores = [share(wider, each.closed) for each in sided]
+    best = int(np.argmax(scores))
+    return _side_in_names(sided[best], sided, scores) if scores[best] > 0 else None
+
+
+def _overlaps(scene: Scene, region: Region, host: OrganMask) -> tuple[str, ...]:
+    """Organs, unrelated to the host, whose shadow covers the lesion in a projection; a box has no shadow."""
     if not scene.projection:
         return ()
-    related = {host.name, *ancestors(host.name)}
-    names = {
-        o.name
-        for o in scene.closed
-        if o.name not in related and host.name not in ancestors(o.name) and _share(region, o.mask) >= MIN_OVERLAP
-    }
-    return tuple(sorted(names))
-
-
-def _distance(region: np.ndarray, mask: np.ndarray) -> float:
-    """Least distance in pixels between the region's bounding box and the mask."""
-    ys, xs = np.nonzero(mask)
-    rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
-    below = np.clip(ys, rows[0], rows[-1]) - ys
-    beside = np.clip(xs, columns[0], columns[-1]) - xs
-    return float(np.hypot(below, beside).min())
+    others = [each for each in scene.organs if not each.is_box and not related(each.name, host.name)]
+    return tuple(sorted({each.name for each in others if each.share_of(region) >= MIN_OVERLAP}))

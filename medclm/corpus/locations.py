@@ -8,7 +8,8 @@ Location facts (each key is present only where it is known):
     image_position   one of nine places of the picture, always present
     side             left | right | bilateral | midline, of the patient
     side_of          organ | patient: what `side` halves; only an organ's own side is part of its address
-    vertical         upper | mid | lower (frontal), superior | middle | inferior (coronal, sagittal, lateral)
+    vertical         upper | mid | lower (frontal), superior | middle | inferior (coronal, sagittal, lateral; axial only where
+                     the source says at what height the slice cuts the organ)
     depth            anterior | central | posterior (axial, sagittal, lateral)
 """
 
@@ -21,11 +22,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from medclm.corpus.organs import SYMMETRIC, ancestors, paired
+from medclm.corpus.regions import OrganMask, Region
 
 BAND = 0.05
 """Half-width of the midline, as a share of the organ's (or pair's, or body's) width."""
 BOTH = 0.25
 """Least share of a lesion beyond the midline band on each side for `bilateral`."""
+_TIE = 1e-6
+"""Below this a difference is rounding: borders then fall to the middle, whichever way the picture is written."""
 IMAGE_ONLY = frozenset({"US", "ES", "SM", "GM", "OP", "OPT", "XC"})
 """Hand-held probes, scopes, slides and photographs: the picture has no fixed patient frame."""
 
@@ -46,6 +50,7 @@ _ALLOWED = {
     "lateral": {"depth", "vertical"},
 }
 _DEPTH = ("anterior", "central", "posterior")
+_ZONES, _HEIGHTS = ("upper", "mid", "lower"), ("superior", "middle", "inferior")
 _CENTRAL = frozenset({"central", "middle", "mid"})
 
 
@@ -69,16 +74,6 @@ class Directions:
     @property
     def known(self) -> bool:
         return bool(self.side or self.depth or self.vertical)
-
-
-@dataclass(frozen=True)
-class OrganMask:
-    """An organ of the picture, its name already read."""
-
-    name: str
-    side: str | None
-    mask: np.ndarray
-    """(H, W) bool."""
 
 
 class Midline(NamedTuple):
@@ -115,47 +110,30 @@ def read_directions(plane: str | None, patient_directions: str | None, modality:
     return Directions(**{name: Axis(image_axis, sign) for image_axis, (name, sign) in enumerate(filter(None, named))})
 
 
-def profile(region: np.ndarray, image_axis: int) -> np.ndarray:
-    """(W,) or (H,) pixel counts of an (H, W) bool region along x (0) or y (1)."""
-    return np.asarray(region.sum(axis=image_axis, dtype=np.int64))
+def third(region: Region, organ: Region, image_axis: int) -> int:
+    """0, 1 or 2: the third of the organ's extent that holds the region's centre; on a border the middle one."""
+    low, high = organ.extent(image_axis)
+    at = 3 * (region.centre(image_axis) - low) / (high - low)
+    return 0 if at < 1 - _TIE else 2 if at > 2 + _TIE else 1
 
 
-def centre(counts: np.ndarray) -> float:
-    """Mean pixel coordinate of a profile, pixel i covering [i, i + 1]."""
-    return float((np.arange(len(counts)) + 0.5) @ counts / counts.sum())
-
-
-def extent(counts: np.ndarray) -> tuple[int, int]:
-    """First and one past the last coordinate with a pixel."""
-    filled = np.flatnonzero(counts)
-    return int(filled[0]), int(filled[-1]) + 1
-
-
-def third(counts: np.ndarray, within: np.ndarray) -> int:
-    """0, 1 or 2: the third of the extent of profile `within` that holds the centre of profile `counts`."""
-    low, high = extent(within)
-    return int(np.clip(np.floor(3 * (centre(counts) - low) / (high - low)), 0, 2))
-
-
-def image_position(region: np.ndarray) -> str:
+def image_position(region: Region) -> str:
     """One of nine places of the picture that holds the region's centre, as the viewer sees it."""
-    column, row = (int(3 * centre(profile(region, axis)) / region.shape[1 - axis]) for axis in (0, 1))
+    column, row = (min(int(3 * region.centre(axis) / region.mask.shape[1 - axis]), 2) for axis in (0, 1))
     if (row, column) == (1, 1):
         return "centre"
-    return f"{('upper', 'middle', 'lower')[min(row, 2)]} {('left', 'middle', 'right')[min(column, 2)]}".replace(
-        "middle middle", "centre"
-    )
+    return f"{('upper', 'middle', 'lower')[row]} {('left', 'middle', 'right')[column]}"
 
 
-def side_word(counts: np.ndarray, axis: Axis, midline: Midline) -> str:
-    """Patient side of a profile along the side axis: left, right, bilateral or midline."""
-    towards_left = (np.arange(len(counts)) + 0.5 - midline.position_px) * axis.sign
-    band = (BAND if midline.measured else 2 * BAND) * midline.width_px
-    total = counts.sum()
-    left, right = counts[towards_left > band].sum() / total, counts[towards_left < -band].sum() / total
+def side_word(region: Region, axis: Axis, midline: Midline) -> str:
+    """Patient side of a region: left, right, bilateral or midline."""
+    at, counts = region.counts(axis.image_axis)
+    towards_left = (at - midline.position_px) * axis.sign
+    band = (BAND if midline.measured else 2 * BAND) * midline.width_px + _TIE
+    left, right = counts[towards_left > band].sum() / region.area, counts[towards_left < -band].sum() / region.area
     if left >= BOTH and right >= BOTH:
         return "bilateral"
-    offset = (centre(counts) - midline.position_px) * axis.sign
+    offset = (region.centre(axis.image_axis) - midline.position_px) * axis.sign
     if abs(offset) <= band:
         return "midline"
     return "left" if offset > 0 else "right"
@@ -167,44 +145,58 @@ def body(pixels: np.ndarray) -> np.ndarray:
     return np.asarray(grey > max(8, 0.05 * float(grey.max())))
 
 
+def organ_midline(axis: Axis, organs: Sequence[OrganMask]) -> Midline | None:
+    """The patient's middle as organs show it: between the two masks of a pair, else of a midline organ or a whole pair."""
+    by_name: dict[str, dict[str | None, Region]] = {}
+    for organ in organs:
+        by_name.setdefault(organ.name, {})[organ.side] = organ.region
+    pairs = [sides for sides in by_name.values() if "left" in sides and "right" in sides]
+    if pairs:
+        widest = max(pairs, key=lambda sides: sides["left"].area + sides["right"].area)
+        left, right = widest["left"], widest["right"]
+        ends = (*left.extent(axis.image_axis), *right.extent(axis.image_axis))
+        return Midline((left.centre(axis.image_axis) + right.centre(axis.image_axis)) / 2, max(ends) - min(ends), True)
+    whole = [organ.region for organ in organs if organ.side is None and (organ.name in SYMMETRIC or paired(organ.name))]
+    return middle_of(axis, max(whole, key=lambda region: region.area)) if whole else None
+
+
+def middle_of(axis: Axis, region: Region) -> Midline:
+    """The middle of one region's own extent."""
+    low, high = region.extent(axis.image_axis)
+    return Midline((low + high) / 2, high - low, True)
+
+
 def find_midline(axis: Axis, organs: Sequence[OrganMask], pixels: np.ndarray, plane: str | None) -> Midline | None:
-    """The patient's middle: between the two masks of a pair, else of a midline organ, else of a whole body outline.
+    """The patient's middle: of the organs, else of a whole body outline.
 
     A body that runs out of the picture gives a guess on frontal pictures (the frame's middle, twice the band) and None
     elsewhere: a slice may be cropped to one half of the patient.
     """
-    counts = [(organ, profile(organ.mask, axis.image_axis)) for organ in organs]
-    counts = [(organ, each) for organ, each in counts if each.any()]
-    by_name: dict[str, dict[str | None, np.ndarray]] = {}
-    for organ, each in counts:
-        by_name.setdefault(organ.name, {})[organ.side] = each
-    pairs = [sides for sides in by_name.values() if "left" in sides and "right" in sides]
-    if pairs:
-        widest = max(pairs, key=lambda sides: int((sides["left"] + sides["right"]).sum()))
-        low, high = extent(widest["left"] + widest["right"])
-        return Midline((centre(widest["left"]) + centre(widest["right"])) / 2, high - low, True)
-    whole = [each for organ, each in counts if organ.side is None and (organ.name in SYMMETRIC or paired(organ.name))]
-    if whole:
-        low, high = extent(max(whole, key=lambda each: int(each.sum())))
+    measured = organ_midline(axis, organs)
+    if measured is not None:
+        return measured
+    outline = np.count_nonzero(body(pixels), axis=axis.image_axis)
+    filled = np.flatnonzero(outline > 0.02 * pixels.shape[axis.image_axis])
+    if len(filled) and filled[0] > 0 and filled[-1] + 1 < len(outline):
+        low, high = int(filled[0]), int(filled[-1]) + 1
         return Midline((low + high) / 2, high - low, True)
-    outline = profile(body(pixels), axis.image_axis)
-    filled = outline > 0.02 * pixels.shape[axis.image_axis]
-    if filled.any():
-        low, high = extent(filled)
-        if low > 0 and high < len(filled):
-            return Midline((low + high) / 2, high - low, True)
-    return Midline(len(filled) / 2, len(filled), False) if plane == "frontal" else None
+    return Midline(len(outline) / 2, len(outline), False) if plane == "frontal" else None
 
 
-def part_words(region: np.ndarray, organ: np.ndarray, directions: Directions, plane: str | None) -> dict[str, str]:
-    """`vertical` and `depth` of a region within the extent of its organ, by thirds; both (H, W) bool, not empty."""
+def part_words(region: Region, organ: Region, directions: Directions, plane: str | None) -> dict[str, str]:
+    """`vertical` and `depth` of a region within the extent of its organ, by thirds."""
     words: dict[str, str] = {}
-    heights = ("upper", "mid", "lower") if plane == "frontal" else ("superior", "middle", "inferior")
+    heights = _ZONES if plane == "frontal" else _HEIGHTS
     for key, axis, names in (("vertical", directions.vertical, heights), ("depth", directions.depth, _DEPTH)):
         if axis is not None:
-            at = third(profile(region, axis.image_axis), profile(organ, axis.image_axis))
+            at = third(region, organ, axis.image_axis)
             words[key] = names[at if axis.sign > 0 else 2 - at]
     return words
+
+
+def height_word(height: float) -> str:
+    """superior, middle or inferior, of a cut through an organ at 0 (its lowest) .. 1 (its highest point along the patient)."""
+    return _HEIGHTS[0 if height > 2 / 3 + _TIE else 2 if height < 1 / 3 - _TIE else 1]
 
 
 def owns_side(organ: str | None) -> bool:
@@ -240,7 +232,7 @@ def _parts(facts: Mapping[str, Any], organ: str) -> str:
     outer = [word for word in words if word not in _CENTRAL]
     if not words:
         return ""
-    if facts.get("vertical") in ("upper", "mid", "lower") and "lung" in (organ, *ancestors(organ)):
+    if facts.get("vertical") in _ZONES and "lung" in (organ, *ancestors(organ)):
         return f"{facts['vertical']} zone"
     middle = "central" if "central" in words else "middle"
     return f"{' '.join(outer) or middle} part"

@@ -1,7 +1,7 @@
 """From facts to traced claims: short clauses in the order where -> what is seen -> which label, each with its fact key.
 
 A clause that no fact carries cannot be made here, which is the point: writers put these clauses together and choose among
-phrasings, they add nothing. Knows facts (keys in anatomy.py) and English; nothing of questions, masks or models.
+phrasings (phrases.py), they add nothing. Knows facts (keys in anatomy.py) and English; nothing of questions, masks or models.
 
 Besides the facts of annotations there are two of an image (see `image_facts`): `absent` and `count`.
 """
@@ -17,6 +17,7 @@ import numpy as np
 
 from medclm.corpus.anatomy import exhaustive_scope
 from medclm.corpus.contract import LinkedImage
+from medclm.corpus.phrases import Phrases
 
 LISTED = 8
 """Above this many boxes a text gives count and distribution instead of a list."""
@@ -36,13 +37,6 @@ _SEQUENCES = {
     "flair": "FLAIR",
     "dwi": "DWI",
     "adc": "the ADC map",
-}
-_VERBS = {
-    "inside": (("lies in", "lie in"), ("is in", "are in"), ("is located in", "are located in"), ("sits in", "sit in")),
-    "unknown": (("lies in", "lie in"), ("is in", "are in"), ("is located in", "are located in"), ("sits in", "sit in")),
-    "projects_over": (("projects over", "project over"),),
-    "borders": (("borders", "border"), ("lies at the border of", "lie at the border of")),
-    "adjacent": (("lies next to", "lie next to"), ("is next to", "are next to")),
 }
 _PREPOSITIONS = {
     "inside": "in",
@@ -120,9 +114,9 @@ def pick(phrasings: Sequence[str], draw: np.random.Generator) -> str:
 # --- clauses --------------------------------------------------------------------------------------------------------------
 
 
-def where(numbers: Sequence[int], facts: Mapping[str, Any], draw: np.random.Generator) -> Clause:
+def where(numbers: Sequence[int], facts: Mapping[str, Any], phrases: Phrases, draw: np.random.Generator) -> Clause:
     """`<box:0> lies in the anterior part of the left kidney`; `numbers` are boxes that share these facts."""
-    verbs = _VERBS[facts["relation"]]
+    verbs = phrases.verbs[facts["relation"]]
     verb = verbs[int(draw.integers(len(verbs)))][len(numbers) > 1]
     shadows = f", overlapping the {listing(facts['overlaps'])}" if facts.get("overlaps") else ""
     boxes = listing([f"<box:{number}>" for number in numbers])
@@ -141,25 +135,38 @@ def seen(number: int, facts: Mapping[str, Any]) -> Clause | None:
     return Clause("intensity", f", {word} to the rest of it", number)
 
 
-def label(number: int, facts: Mapping[str, Any], draw: np.random.Generator) -> Clause:
+def label(number: int, facts: Mapping[str, Any], phrases: Phrases, draw: np.random.Generator) -> Clause:
     """Which label this supports."""
-    phrasing = pick((", and shows {a}.", ", with the look of {a}.", ", which fits {a}.", ": {a}."), draw)
-    return Clause("label", phrasing.format(a=one(facts["label"])), number)
+    return Clause("label", pick(phrases.clauses["label"], draw).format(one=one(facts["label"])), number)
 
 
-def lesion(number: int, facts: Mapping[str, Any], draw: np.random.Generator) -> list[Clause]:
-    """Where, seen, label: the rationale of one lesion."""
-    clauses = [where([number], facts, draw), seen(number, facts), label(number, facts, draw)]
+def measured(number: int, facts: Mapping[str, Any], phrases: Phrases, draw: np.random.Generator) -> Clause:
+    """Its size in millimetres, as a clause to append."""
+    return Clause("size_mm", pick(phrases.clauses["size"], draw).format(size=size_words(facts)), number)
+
+
+def lesion(
+    number: int, facts: Mapping[str, Any], phrases: Phrases, draw: np.random.Generator, *, size: bool = False
+) -> list[Clause]:
+    """Where, seen, (size,) label: the rationale of one lesion."""
+    clauses = [
+        where([number], facts, phrases, draw),
+        seen(number, facts),
+        measured(number, facts, phrases, draw) if size else None,
+        label(number, facts, phrases, draw),
+    ]
     return [clause for clause in clauses if clause is not None]
 
 
-def lesions(numbers: Sequence[int], facts: Sequence[Mapping[str, Any]], draw: np.random.Generator) -> list[Clause]:
+def lesions(
+    numbers: Sequence[int], facts: Sequence[Mapping[str, Any]], phrases: Phrases, draw: np.random.Generator
+) -> list[Clause]:
     """Several lesions of one class: `<box:0> and <box:2> lie in the liver; <box:1> lies in the spleen: cysts.`
 
     Over `LISTED` of them: number and distribution. `numbers` count the boxes of the text, `facts` are theirs in order.
     """
     if len(numbers) == 1:
-        return lesion(numbers[0], facts[0], draw)
+        return lesion(numbers[0], facts[0], phrases, draw)
     if len(numbers) > LISTED:
         return crowd(numbers, facts)
     groups: dict[str, list[int]] = {}
@@ -169,16 +176,9 @@ def lesions(numbers: Sequence[int], facts: Sequence[Mapping[str, Any]], draw: np
         return _by_organ(numbers, facts)
     clauses: list[Clause] = []
     for members in groups.values():
-        clause = where([numbers[at] for at in members], facts[members[0]], draw)
+        clause = where([numbers[at] for at in members], facts[members[0]], phrases, draw)
         clauses.append(Clause(clause.fact, ("; " if clauses else "") + clause.text, clause.annotation))
-    return [
-        *clauses,
-        Clause(
-            "label",
-            pick((": {}.", ", all {}.", ", showing {}.", "; all show {}."), draw).format(many(facts[0]["label"])),
-            numbers[0],
-        ),
-    ]
+    return [*clauses, Clause("label", pick(phrases.clauses["labels"], draw).format(many=many(facts[0]["label"])), numbers[0])]
 
 
 def _by_organ(numbers: Sequence[int], facts: Sequence[Mapping[str, Any]]) -> list[Clause]:
@@ -219,21 +219,26 @@ def in_all(number: int, count: int) -> Clause:
     return Clause("count", f" {number_word(count).capitalize()} in all.", number)
 
 
-def none_here(number: int, facts: Mapping[str, Any], draw: np.random.Generator) -> list[Clause]:
+def larger(number: int) -> Clause:
+    """After two lesions: which of them is the larger."""
+    return Clause("largest", f" <box:{number}> is the larger.", number)
+
+
+def none_here(number: int, facts: Mapping[str, Any], phrases: Phrases, draw: np.random.Generator) -> list[Clause]:
     """A control box: where it is, and the class that is absent there."""
-    phrasing = pick(("; no {} there.", ", and shows no {}.", ", without any {}.", ", and contains no {}."), draw)
-    return [where([number], facts, draw), Clause("absent", phrasing.format(facts["absent"]), number)]
+    phrasing = pick(phrases.clauses["absent_here"], draw)
+    return [where([number], facts, phrases, draw), Clause("absent", phrasing.format(name=facts["absent"]), number)]
 
 
-def none_anywhere(lesion_class: str, draw: np.random.Generator) -> Clause:
+def none_anywhere(lesion_class: str, phrases: Phrases, draw: np.random.Generator) -> Clause:
     """An image without the class."""
-    phrasings = (
-        "The whole image shows no {}.",
-        "The image shows no {}.",
-        "No region of the image shows {a}.",
-        "The image contains no {}.",
-    )
-    return Clause("absent", pick(phrasings, draw).format(lesion_class, a=one(lesion_class)))
+    phrasing = pick(phrases.clauses["absent_anywhere"], draw)
+    return Clause("absent", phrasing.format(name=lesion_class, one=one(lesion_class)))
+
+
+def size_words(facts: Mapping[str, Any]) -> str:
+    """`12 x 9 mm`; below 3 mm with a decimal, since rounding would move it by a sixth or more."""
+    return " x ".join(f"{side:.0f}" if side >= 3 else f"{side:.1f}" for side in facts["size_mm"]) + " mm"
 
 
 def sequence_name(technique: str) -> str:
@@ -260,8 +265,7 @@ def finding(facts: Mapping[str, Any], number: int = 1) -> str:
     elif word:
         head = f"{word} {head}"
     if "size_mm" in facts:
-        longer, shorter = facts["size_mm"]
-        tail += f", {longer:.0f} x {shorter:.0f} mm"
+        tail += f", {size_words(facts)}"
     head = head if number == 1 else f"{number_word(number)} {head}"
     return f"{head[0].upper()}{head[1:]} {_PREPOSITIONS[facts['relation']]} the {facts['location']}{tail}."
 

@@ -6,6 +6,7 @@ Nothing else of a source enters a corpus. Knows no files and no row numbers.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -44,8 +45,12 @@ def image_rows(linked: LinkedImage, drafts: Iterable[Draft], ids: Ids) -> list[P
     size = image.pixels.shape[1], image.pixels.shape[0]
     for name, annotation in zip(names, linked.annotations, strict=True):
         rows.append(PartRow("annotation", name, _annotation_body(annotation, name, image_id, size, image, ids)))
-    for number, draft in enumerate(drafts):
-        record_id = ids.make("record", image.source, f"{image.key}#{number}#{draft.question_kind}")
+    met: Counter[str] = Counter()
+    for draft in drafts:
+        # what it asks and of whom, not its place among the others: a verdict on it holds in the next build too
+        identity = f"{image.key}#{draft.question_kind}#{draft.domain}#{list(draft.annotations)}#{draft.writer}"
+        record_id = ids.make("record", image.source, f"{identity}#{met[identity]}")
+        met[identity] += 1
         rows.append(PartRow("record", record_id, _record_body(draft, record_id, image_id, names, image.index)))
     return rows
 

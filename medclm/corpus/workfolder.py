@@ -68,7 +68,7 @@ def read_work(out: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if (out / MANIFEST).exists():
         raise ValueError(f"{out}: is a finished corpus: merge takes the folders of builds with --task")
     try:
-        return tuple(json.loads((out / PARTS / name).read_text(encoding="utf-8")) for name in (_SETTINGS, _PLAN))  # type: ignore[return-value]
+        return tuple(json.loads((out / PARTS / name).read_text(encoding="utf-8")) for name in (_SETTINGS, _PLAN))
     except (OSError, json.JSONDecodeError) as error:
         raise ValueError(f"{out}: holds no unfinished build: give the folder of `corpus.py build --task`") from error
 

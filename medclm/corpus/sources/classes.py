@@ -26,6 +26,12 @@ ALIASES: dict[str, str] = {
     "thrombocyte": "platelet",
     "thrombocytes": "platelet",
     "infiltrate": "infiltration",  # the same finding in NIH's box list and in its label list
+    "ild": "interstitial lung disease",
+    "enlarged pa": "enlarged pulmonary artery",
+    "copd": "chronic obstructive pulmonary disease",
+    "activetuberculosis": "active tuberculosis",
+    "obsoletepulmonarytuberculosis": "obsolete pulmonary tuberculosis",
+    "pulmonarytuberculosis": "pulmonary tuberculosis",
     "nodules": "nodule",
     "masses": "mass",
     "cysts": "cyst",

@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from medclm.corpus.contract import Header, Reject, RejectedImage, SourceAnnotation, SourceImage
-from medclm.corpus.pixels import ExifTransform, read_picture
+from medclm.corpus.contract import Reject, RejectedImage, SourceAnnotation, SourceImage
 from medclm.corpus.sources.files import Folder
+from medclm.corpus.sources.opened import Opened as Opened
+from medclm.corpus.sources.opened import open_picture, shown_pixels
 from medclm.corpus.sources.options import SourceOptions
 from medclm.corpus.sources.organ_masks import gather_organs
 from medclm.types import Box
@@ -64,6 +65,10 @@ class Facts:
     official_split: str | None = None
     fields: Mapping[str, Any] | None = None
     """What organ templates may refer to."""
+    organs: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Organ name -> (H, W) bool in the annotator's frame, where the source itself has them; they go before declared ones."""
+    organ_rejects: tuple[Reject, ...] = ()
+    """Organs of the source that could not be used."""
     scope_open: bool = True
     """False where annotations of this image may be missing, so that nothing may be said to be absent."""
     scope: tuple[str, ...] = ()
@@ -121,8 +126,7 @@ def judge_box(box_px: Box, size: tuple[int, int]) -> Box:
             "box_zero_area",
             f"{_numbers(box_px)} (corners) is {box_px.width:g} wide and {box_px.height:g} high: remove or redraw it",
         )
-    clipped = Box(max(box_px.x0, 0.0), max(box_px.y0, 0.0), min(box_px.x1, float(width)), min(box_px.y1, float(height)))
-    inside = 0.0 if clipped.width <= 0 or clipped.height <= 0 else clipped.area / box_px.area
+    clipped, inside = _clipped(box_px, Box(0.0, 0.0, float(width), float(height)))
     if not inside >= MIN_INSIDE:
         raise RefusedAnnotation(
             "box_outside", f"{_numbers(box_px)} (corners) lies {inside:.0%} in a picture of {width} x {height}: check its frame"
@@ -130,35 +134,22 @@ def judge_box(box_px: Box, size: tuple[int, int]) -> Box:
     return clipped
 
 
+def _judge_visible(box_px: Box, visible_px: Box) -> Box:
+    """The box clipped to what is shown of the picture; raises RefusedAnnotation box_hidden, with less than MIN_INSIDE of it."""
+    clipped, inside = _clipped(box_px, visible_px)
+    if not inside >= MIN_INSIDE:
+        raise RefusedAnnotation("box_hidden", f"{inside:.0%} of the box lies in the part that is shown: see --burned-in")
+    return clipped
+
+
+def _clipped(box_px: Box, frame: Box) -> tuple[Box, float]:
+    """The part of a box within a frame, and its share of the box."""
+    clipped = Box(max(box_px.x0, frame.x0), max(box_px.y0, frame.y0), min(box_px.x1, frame.x1), min(box_px.y1, frame.y1))
+    return clipped, 0.0 if clipped.width <= 0 or clipped.height <= 0 else clipped.area / box_px.area
+
+
 def _numbers(box_px: Box) -> str:
     return "[" + ", ".join(f"{number:g}" for number in box_px) + "]"
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A picture with the frame its annotations are in."""
-
-    pixels: np.ndarray
-    """(H, W) or (H, W, 3) uint8, upright."""
-    frame: ExifTransform
-    """From the annotations' frame to the pixels."""
-    header: Header = field(default_factory=Header)
-    """What the file itself says; it goes before declarations."""
-    window: tuple[float, ...] | None = None
-    intensity: np.ndarray | None = None
-    """(H, W) float32 of physical values, upright."""
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(width, height) of the annotations' frame."""
-        return self.frame.stored_size
-
-
-def open_picture(path: Path, declared_size: tuple[int, int] | None, options: SourceOptions) -> Opened:
-    """Raises RejectedImage as `read_picture` does, and size_mismatch."""
-    picture = read_picture(path, max_pixels=options.max_pixels, sixteen_bit=options.window)
-    frame = picture.exif_transform.for_annotations(declared_size, options.box_frame)
-    return Opened(picture.pixels, frame, window=options.window if picture.windowed else None)
 
 
 class PictureSource(ABC):
@@ -214,14 +205,17 @@ def assemble(opened: Opened, stated: Sequence[Stated], facts: Facts, options: So
     header = opened.header
     technique = header.technique or facts.technique or options.technique
     annotations, rejects, doubted = _accept(opened, stated, facts, options, technique)
-    organs, organ_rejects = gather_organs(
+    declared, organ_rejects = gather_organs(
         options.organs, facts.fields or {}, organ_root, opened.size, index=facts.index, max_pixels=options.max_pixels
     )
+    organs = {organ: opened.frame.array(mask) for organ, mask in {**declared, **facts.organs}.items()}
     labels, scope = _labels(annotations, doubted, facts, options, technique)
+    # a picture without lesions is shown as one that has what is asked about, or the window would give the answer away
+    pixels, window = shown_pixels(opened, [*(one.lesion_class for one in annotations), *scope], organs, options)
     return SourceImage(
         index=facts.index,
         key=facts.key,
-        pixels=opened.pixels,
+        pixels=pixels,
         source=options.name,
         licence=options.licence,
         shareable=options.shareable,
@@ -237,18 +231,18 @@ def assemble(opened: Opened, stated: Sequence[Stated], facts: Facts, options: So
         patient_directions=header.patient_directions or options.patient_directions,
         laterality=header.laterality,
         spacing_mm=header.spacing_mm or facts.spacing_mm,
-        window=opened.window,
+        window=window,
         original_size=header.original_size,
         attributes={**facts.attributes, **header.attributes},
         official_split=facts.official_split,
         label_scope=scope,
         image_labels=labels,
-        organs={organ: opened.frame.array(mask) for organ, mask in organs.items()},
+        organs={organ: mask for organ, mask in organs.items() if mask.any()},
         intensity=opened.intensity,
         report=facts.report,
         origin=facts.origin,
         origin_patient=facts.origin_patient,
-        rejects=(*rejects, *organ_rejects),
+        rejects=(*rejects, *organ_rejects, *facts.organ_rejects),
     )
 
 
@@ -282,12 +276,18 @@ def _annotation(
             "not_visible_on_technique",
             f"{lesion_class} is declared visible on {seen}, this image is {technique or 'of unknown technique'}: see --visible-on",
         )
+    box_px = opened.frame.box(one.box_px)
+    mask = None if one.mask is None else opened.frame.array(one.mask)
+    if opened.visible_px is not None:
+        box_px = _judge_visible(box_px, opened.visible_px)
+        if mask is not None and not mask.any():
+            raise RefusedAnnotation("box_hidden", "no pixel of its mask lies in the part that is shown: see --burned-in")
     return SourceAnnotation(
         index=f"annotations[{one.number}]",
         class_source=one.class_source,
         lesion_class=lesion_class,
-        box_px=opened.frame.box(one.box_px),
-        mask=None if one.mask is None else opened.frame.array(one.mask),
+        box_px=box_px,
+        mask=mask,
         lesion_3d=one.lesion_3d,
         agreement=one.agreement,
     )

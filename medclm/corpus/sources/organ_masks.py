@@ -1,6 +1,6 @@
-"""Organ masks that lie as picture files beside a dataset.
+"""Organ masks that lie as files beside a dataset; `gather_organs` also takes the other declarations of organ_specs.py.
 
-An organ is declared as NAME=TEMPLATE, TEMPLATE being a path below the data folder with placeholders:
+A mask is declared as NAME=TEMPLATE, TEMPLATE being a path below the data folder with placeholders:
 
     brain={brain_mask_file}            a field of the COCO image entry holds the path
     lung left=masks/lung_left/{stem}.png   {stem} = file name of the image without its ending
@@ -14,21 +14,22 @@ lesions or anatomy.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from medclm.corpus.contract import Reject, RejectedImage
 from medclm.corpus.pixels import MAX_PIXELS, read_mask
 from medclm.corpus.sources.classes import organ_name
 from medclm.corpus.sources.files import Folder, safe_parts
-from medclm.corpus.sources.options import organ_template
+from medclm.corpus.sources.label_maps import LOSSY, fit, read_label_map, split_labels, unknown_values
+from medclm.corpus.sources.organ_boxes import organ_box_mask, organs_of, stated_boxes
+from medclm.corpus.sources.organ_specs import OrganSpec, read_spec
 
 _SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif", ".pgm", ".webp")
-_LOSSY = (".jpg", ".jpeg")
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
@@ -52,22 +53,9 @@ def read_organ_masks(folder: Path, size: tuple[int, int], *, max_pixels: int = M
 
 def read_organ_mask(path: Path, size: tuple[int, int], *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """One mask as (height, width) bool for an image of `size` (width, height); raises as `read_organ_masks`."""
-    if path.suffix.lower() in _LOSSY:
+    if path.suffix.lower() in LOSSY:
         raise RejectedImage("organ_mask_lossy", "JPEG spreads values around the edge of a mask: give it as PNG")
-    mask = read_mask(path, max_pixels=max_pixels)
-    if mask.shape == (size[1], size[0]):
-        return mask
-    height, width = mask.shape
-    # two roundings of half a pixel each are all that a change of scale may do to the shape
-    tolerance = min(0.02, 0.5 / min(width, height) + 0.5 / min(size))
-    if abs(width * size[1] / (height * size[0]) - 1) > tolerance:
-        raise RejectedImage(
-            "organ_mask_size",
-            f"a mask of {width} x {height} is not the image of {size[0]} x {size[1]} at another scale: redo it",
-        )
-    resized = Image.fromarray(mask.astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
-    inside: np.ndarray = np.asarray(resized) != 0
-    return inside
+    return fit(read_mask(path, max_pixels=max_pixels), size)
 
 
 def gather_organs(
@@ -91,17 +79,18 @@ def gather_organs(
     organs: dict[str, np.ndarray] = {}
     rejects: list[Reject] = []
     for spec in specs:
-        name, template = organ_template(spec)
+        declared = read_spec(spec)
         try:
-            files = _files(name, template, fields, root)
+            given = _GIVEN[declared.kind](declared, fields, root, size, max_pixels)
         except RejectedImage as rejection:
-            rejects.append(Reject(f"{index}.organs[{name}]", _organ_reason(rejection.reason), rejection.detail))
+            what = declared.name if declared.kind == "mask" else declared.kind
+            rejects.append(Reject(f"{index}.organs[{what}]", _organ_reason(rejection.reason), rejection.detail))
             continue
-        for organ, path in files.items():
+        for organ, mask_of in given:
             try:
                 if organ in organs:
                     raise RejectedImage("organ_mask_duplicate", "a second mask of this organ: keep one")
-                mask = read_organ_mask(path, size, max_pixels=max_pixels)
+                mask = mask_of()
             except RejectedImage as rejection:
                 rejects.append(Reject(f"{index}.organs[{organ}]", _organ_reason(rejection.reason), rejection.detail))
                 continue
@@ -110,18 +99,58 @@ def gather_organs(
     return organs, rejects
 
 
+_Given = Sequence[tuple[str, Callable[[], np.ndarray]]]
+"""(organ, what gives its mask or raises RejectedImage)."""
+
+
+def _masks(spec: OrganSpec, fields: Mapping[str, Any], root: Folder, size: tuple[int, int], max_pixels: int) -> _Given:
+    files = _files(spec.name, spec.template, fields, root)
+    return [(organ, partial(read_organ_mask, path, size, max_pixels=max_pixels)) for organ, path in files.items()]
+
+
+def _labelled(spec: OrganSpec, fields: Mapping[str, Any], root: Folder, size: tuple[int, int], max_pixels: int) -> _Given:
+    path = root.find(_filled(spec.template, fields))
+    organs, unknown = split_labels(fit(read_label_map(path, max_pixels=max_pixels), size), spec.class_map)
+    given: list[tuple[str, Callable[[], np.ndarray]]] = [(organ, partial(_same, mask)) for organ, mask in organs.items()]
+    return [*given, (spec.kind, partial(_refuse, unknown_values(unknown)))] if unknown else given
+
+
+def _boxed(spec: OrganSpec, fields: Mapping[str, Any], root: Folder, size: tuple[int, int], max_pixels: int) -> _Given:
+    del max_pixels  # no picture is read
+    field = _PLACEHOLDER.fullmatch(spec.template)
+    inline = fields.get(field.group(1)) if field else None
+    content = inline if isinstance(inline, dict) else root.find(_filled(spec.template, fields))
+    stated = stated_boxes(content, fields)
+    return [(organ, partial(organ_box_mask, box, spec.name, size, stated.size)) for organ, box in organs_of(stated)]
+
+
+_GIVEN = {"mask": _masks, "labels": _labelled, "boxes": _boxed}
+
+
+def _same(mask: np.ndarray) -> np.ndarray:
+    return mask
+
+
+def _refuse(rejection: RejectedImage) -> np.ndarray:
+    raise rejection
+
+
 def _organ_reason(reason: str) -> str:
     """`image_missing` -> `organ_mask_missing`: the same fault, counted apart from the image's own."""
     return "organ_mask_" + reason.removeprefix("image_") if reason.startswith("image_") else reason
 
 
 def _files(name: str, template: str, fields: Mapping[str, Any], root: Folder) -> dict[str, Path]:
-    filled = _PLACEHOLDER.sub(lambda match: _field(match.group(1), fields), template)
+    filled = _filled(template, fields)
     if name != "*":
         return {name: root.find(filled)}
     if "{organ}" not in filled:
         return _named_files(root.find(filled))
     return _any_organ(safe_parts(filled), root)
+
+
+def _filled(template: str, fields: Mapping[str, Any]) -> str:
+    return _PLACEHOLDER.sub(lambda match: _field(match.group(1), fields), template)
 
 
 def _field(name: str, fields: Mapping[str, Any]) -> str:
@@ -154,7 +183,7 @@ def _named_files(folder: Path) -> dict[str, Path]:
         raise RejectedImage("organ_mask_missing", "there is no such folder of organ masks: check --organ and --organ-root")
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in (*_SUFFIXES, *_LOSSY) and not path.name.startswith("."):
+        if path.suffix.lower() in (*_SUFFIXES, *LOSSY) and not path.name.startswith("."):
             _add(found, path.stem, path)
     return found
 

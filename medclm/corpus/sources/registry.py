@@ -68,6 +68,88 @@ KINDS: Mapping[str, SourceKind] = {
         "Pascal VOC XML, one per picture: pixels count from 1 and include the last one",
         "folder of XML files",
     ),
+    "yolo": SourceKind(
+        "yolo:YoloSource",
+        "YOLO text files: boxes or polygons in shares of the picture; empty = nothing drawn, no file = unlabelled",
+        "folder of label files",
+        reads=frozenset({"classes"}),
+    ),
+    "cvat": SourceKind(
+        "cvat:CvatSource",
+        "CVAT for images 1.1 XML: boxes, polygons and masks; rotated boxes and other shapes are refused",
+        "the XML file",
+        reads=frozenset({"lesion_3d_field"}),
+    ),
+    "nih": SourceKind(
+        "nih:NihSource",
+        "NIH ChestX-ray14: `Infiltrate` is infiltration; absence is known for `No Finding` alone (Data_Entry as --image-labels)",
+        "BBox_List_2017.csv",
+        reads=frozenset({"image_labels", "split_list"}),
+    ),
+    "rsna": SourceKind(
+        "rsna:RsnaSource",
+        "RSNA pneumonia: Target settles pneumonia on all; no finding for `Normal` alone (detailed class info as --image-labels)",
+        "stage_2_train_labels.csv",
+        reads=frozenset({"image_labels"}),
+    ),
+    "vindr": SourceKind(
+        "vindr:VindrSource",
+        "VinDr-CXR: three readers, joined by --readers with their agreement; a class that only some marked is uncertain",
+        "annotations_train.csv or annotations_test.csv",
+        reads=frozenset({"image_labels", "readers"}),
+    ),
+    "deeplesion": SourceKind(
+        "deeplesion:DeepLesionSource",
+        "DeepLesion: HU = value - 32768, official split, noisy boxes dropped, untyped ones stay `lesion`, never exhaustive",
+        "DL_info.csv",
+        "folder of Images_png",
+    ),
+    "chestx_det": SourceKind(
+        "chestx_det:ChestXDetSource",
+        "ChestX-Det JSON: boxes with polygons; its 13 classes were looked for on every picture, `no finding` was not asked",
+        "ChestX_Det_train.json or ChestX_Det_test.json",
+    ),
+    "tbx11k": SourceKind(
+        "tbx11k:Tbx11kSource",
+        "TBX11K COCO JSON: healthy and sick pictures have no tuberculosis; its uncertain class is refused",
+        "a file of annotations/json",
+        "the folder imgs",
+    ),
+    "reports": SourceKind(
+        "report_source:ReportSource",
+        "pictures with reports, no boxes: Open-i XML or JSON Lines; MIMIC texts with metadata (--image-labels) and split table",
+        "folder or file of reports",
+        reads=frozenset({"image_labels", "split_list"}),
+    ),
+    "dicom": SourceKind(
+        "dicom_folder:DicomSource",
+        "DICOM folder: every frame is a picture, SEG and RTSTRUCT among them are masks (--lesions or organs); CT window by class",
+        None,
+        "folder of DICOM files, in any order and with any ending",
+        reads=frozenset({"lesions"}),
+    ),
+    "volume": SourceKind(
+        "volume:VolumeSource",
+        "NIfTI, MetaImage or NRRD volumes with label maps: a connected part in space is a lesion, shown on its largest slice and "
+        "--slices more; other classes than --lesions are organs; --plane cuts; pairs by name (case7 and case7_seg)",
+        "folder of label maps, or one file",
+        "folder of volumes, one file, or a template such as scans/{folder}/{stem}_t1c.nii.gz",
+        reads=frozenset({"classes", "lesions", "slices"}),
+    ),
+    "label_maps": SourceKind(
+        "label_pictures:LabelPictureSource",
+        "pictures with label maps or masks as PNG, TIFF, BMP: a connected part is a lesion; pairs by name",
+        "folder of label maps, or one file",
+        "folder of the pictures, one file, or a template such as images/{stem}_flair.png",
+        reads=frozenset({"classes", "lesions"}),
+    ),
+    "luna": SourceKind(
+        "luna:LunaSource",
+        "LUNA16: CT as .mhd, nodules as centre and diameter in mm; a column readers (of four) becomes the agreement",
+        "annotations.csv",
+        "folder of the volumes, with subfolders",
+        reads=frozenset({"slices"}),
+    ),
 }
 
 

@@ -14,11 +14,13 @@ import pytest
 from PIL import Image
 
 from medclm.corpus.build import BuildOptions, build
+from medclm.corpus.exchange.exporting import ExportOptions
+from medclm.corpus.exchange.importing import ImportOptions
+from medclm.corpus.exchange.published import import_published
+from medclm.corpus.exchange.published_export import export_published
 from medclm.corpus.finalise import BuildReport, EverythingRejected
 from medclm.corpus.ids import Ids, phantom_ids
 from medclm.corpus.inspect import rejects_of
-from medclm.corpus.published import import_published
-from medclm.corpus.published_export import export_published
 from medclm.corpus.sources.phantoms import PhantomSource
 from medclm.corpus.writers.template import TemplateWriter
 from medclm.data.draw import COLOURS
@@ -64,7 +66,7 @@ def folder(tmp_path: Path) -> Path:
 
 def imported(folder: Path, entries: Any, text: str | None = None) -> tuple[BuildReport, Corpus]:
     (folder / "train.json").write_text(text if text is not None else json.dumps(entries))
-    report = import_published(folder / "train.json", None, folder / "corpus", ids=KEY, progress=False)
+    report = import_published([folder / "train.json"], ImportOptions(folder / "corpus", KEY, progress=False))
     return report, Corpus(folder / "corpus", verify=True)
 
 
@@ -116,6 +118,8 @@ def test_what_is_unambiguous_is_accepted(folder: Path) -> None:
     assert pair["rationale_medium"].startswith("<box:0> and <box:1> in the lung")
     boxes = [row["box_xyxy_unit"] for row in corpus.rows("annotations", pair["annotation_rows"], ["box_xyxy_unit"])]
     assert np.allclose(boxes, [[0.25, 0.125, 0.75, 0.5], [0.1, 0.6, 0.3, 0.9]])
+    classes = [row["lesion_class"] for row in corpus.rows("annotations", pair["annotation_rows"], ["lesion_class"])]
+    assert classes == ["nodule", None]  # what the second box shows is nowhere said
     recheck(corpus.folder)
 
 
@@ -188,14 +192,14 @@ def test_a_file_of_another_kind_is_refused(folder: Path) -> None:
         imported(folder, [entry(0, bbox="?"), entry(1, bbox="?")])
     assert not (folder / "corpus").exists()
     with pytest.raises(ValueError, match="--split dev"):
-        import_published(folder / "train.json", None, folder / "corpus", ids=KEY, split="dev")
+        import_published([folder / "train.json"], ImportOptions(folder / "corpus", KEY, split="dev"))
 
 
 def test_round_trip(tmp_path: Path) -> None:
     build(PhantomSource(count=30, size=64), TemplateWriter(), tmp_path / "a", BuildOptions(ids=phantom_ids(0), progress=False))
     before = Corpus(tmp_path / "a")
-    counts = export_published(before, tmp_path / "out" / "all.json", tmp_path / "out" / "images", progress=False)
-    report = import_published(tmp_path / "out" / "all.json", None, tmp_path / "b", ids=KEY, progress=False)
+    counts = export_published(before, ExportOptions(tmp_path / "out", progress=False))
+    report = import_published([tmp_path / "out" / "published.json"], ImportOptions(tmp_path / "b", KEY, progress=False))
     after = Corpus(tmp_path / "b")
     assert dict(report.rejects) == {}
     assert {stage: report.stages[stage] for stage in ("easy", "medium", "hard")} == {
@@ -203,7 +207,7 @@ def test_round_trip(tmp_path: Path) -> None:
     }
     assert report.records == {split: before.count("records", split) for split in ("train", "val", "test")}
     assert after.domains == before.domains
-    entries = json.loads((tmp_path / "out" / "all.json").read_text())
+    entries = json.loads((tmp_path / "out" / "published.json").read_text())
     exported = [
         row for split in ("train", "val", "test") for first, n in before.record_files(split) for row in range(first, first + n)
     ]
@@ -217,9 +221,11 @@ def test_round_trip(tmp_path: Path) -> None:
         for rows in (("image_row", "image_row"), ("hard_image_row", "hard_image_row")):
             if old[rows[0]] >= 0:
                 assert np.array_equal(np.asarray(before.picture(old[rows[0]])), np.asarray(after.picture(new[rows[1]])))
-        boxes = [before.row("annotations", old["annotation_rows"][k])["box_xyxy_unit"] for k in _order(old)]
-        found = [after.row("annotations", k)["box_xyxy_unit"] for k in new["annotation_rows"]]
-        assert np.allclose(boxes, found, atol=6e-5)
+        boxes = [before.row("annotations", old["annotation_rows"][k]) for k in _order(old)]
+        found = [after.row("annotations", k) for k in new["annotation_rows"]]
+        assert np.allclose(*([one["box_xyxy_unit"] for one in some] for some in (boxes, found)), atol=6e-5)
+        assert [one["lesion_class"] for one in boxes] == [one["lesion_class"] for one in found]
+        assert [one["organ"] for one in boxes][:1] == [one["organ"] for one in found][:1]
     recheck(tmp_path / "b")
 
 
@@ -266,11 +272,23 @@ def _drawn_colour(written: dict[str, Any], folder: Path, corpus: Corpus, record:
 def test_the_export_does_not_overwrite(tmp_path: Path) -> None:
     build(PhantomSource(count=6, size=64), TemplateWriter(), tmp_path / "a", BuildOptions(ids=phantom_ids(0), progress=False))
     corpus = Corpus(tmp_path / "a")
-    (tmp_path / "x.json").write_text("mine")
-    with pytest.raises(ValueError, match=r"x\.json: exists"):
-        export_published(corpus, tmp_path / "x.json", tmp_path / "images")
     with pytest.raises(ValueError, match="not an empty folder"):
-        export_published(corpus, tmp_path / "y.json", tmp_path / "a")
-    export_published(corpus, tmp_path / "y.json", tmp_path / "images", splits=["train"], progress=False)
-    assert len(json.loads((tmp_path / "y.json").read_text())) == corpus.count("records", "train")
-    assert "not a medical device" in (tmp_path / "images" / "NOTICE.txt").read_text()
+        export_published(corpus, ExportOptions(tmp_path / "a"))
+    export_published(corpus, ExportOptions(tmp_path / "x", splits=["train"], progress=False))
+    assert len(json.loads((tmp_path / "x" / "published.json").read_text())) == corpus.count("records", "train")
+    notice = (tmp_path / "x" / "images" / "NOTICE.txt").read_text()
+    assert "Research use only, not a medical device." in notice
+    assert "Source phantoms: " in notice
+
+
+def test_several_files_are_one_import_and_name_their_rejects(folder: Path) -> None:
+    (folder / "a.json").write_text(json.dumps([entry(0)]))
+    (folder / "b.json").write_text(json.dumps([entry(1), entry(2, bbox="?")]))
+    files = [folder / "a.json", folder / "b.json"]
+    report = import_published(files, ImportOptions(folder / "corpus", KEY, progress=False))
+    assert report.records["train"] == 2
+    assert [reject["index"] for reject in rejects_of(Corpus(folder / "corpus"))] == ["files[1].records[1].bbox"]
+    (folder / "other").mkdir()
+    (folder / "other" / "c.json").write_text(json.dumps([entry(3)]))
+    with pytest.raises(ValueError, match="--image-root is needed: the files lie in 2 folders"):
+        import_published([*files, folder / "other" / "c.json"], ImportOptions(folder / "corpus2", KEY))
