@@ -13,8 +13,12 @@ from medclm.corpus.writers.template import KINDS, TemplateWriter
 
 HOW = ("base_url", "api_key_variable", "concurrency", "requests_per_minute", "tokens_per_minute", "timeout", "writer_cache")
 """Arguments that decide how a model is asked and not what a text says: a build goes on with others."""
-SHOWN = ("writer", "language", "kinds", "max_per_image", "images_to_writer", "temperature", "max_tokens", "on_writer_failure")
-"""Arguments that a manifest may show; the model stands in the writer's name."""
+
+
+def shown_flags(args: argparse.Namespace) -> tuple[str, ...]:
+    """Arguments that a manifest may show; the model stands in the writer's name."""
+    asked = ("images_to_writer", "temperature", "max_tokens", "on_writer_failure") if args.writer != "template" else ()
+    return ("kinds", "max_per_image", *asked)
 
 
 def add_writer_flags(group: Group) -> None:

@@ -35,8 +35,10 @@ from medclm.corpus.contract import (
 from medclm.corpus.drafting import draft_checked
 from medclm.corpus.finalise import BuildReport, EverythingRejected, finalise
 from medclm.corpus.ids import Ids
+from medclm.corpus.organs import TABLE, Plausible
 from medclm.corpus.parts import PartRow, write_part
 from medclm.corpus.rows import image_rows, reject_row
+from medclm.corpus.segmenters import AnatomySegmenter, with_organs
 from medclm.corpus.splits import SplitRule
 from medclm.corpus.workfolder import open_work, parts_present, remove_work
 
@@ -61,6 +63,10 @@ class BuildOptions:
     """What the manifest says of the source's options; without paths."""
     identity: str = ""
     """Tells this input from another of equal settings, e.g. its paths; only a hash of it is kept, and only while building."""
+    table: Mapping[str, Plausible] = field(default_factory=lambda: TABLE)
+    """Plausible organs by class."""
+    segmenter: AnatomySegmenter | None = None
+    """Finds organs that a source does not name."""
     exclusions: Mapping[str, str] = field(default_factory=dict)
     """Record id -> reason, for records that readers judged wrong."""
     workers: int = 1
@@ -127,6 +133,7 @@ def _open(source: Source, writer: Writer, out: Path, options: BuildOptions) -> t
         "retries": options.retries,
         "images_per_part": options.images_per_part,
         "id_key": options.ids.fingerprint,
+        "anatomy": _digest([_plain(dict(options.table)), options.segmenter.name if options.segmenter else None]),
     }
     described = {
         "source": source.name,
@@ -147,6 +154,7 @@ class DryRun:
 
     images: int
     of: int
+    linked: tuple[LinkedImage, ...]
     drafts: tuple[Draft, ...]
     rejects: tuple[Reject, ...]
     stages: Mapping[str, int]
@@ -159,10 +167,12 @@ class DryRun:
 
 def dry_run(source: Source, writer: Writer, options: BuildOptions, *, most: int = 20) -> DryRun:
     """Read, link and draft the first images; write nothing."""
+    images_read: list[LinkedImage] = []
     drafts: list[Draft] = []
     rejects: list[Reject] = []
     images = min(most, len(source))
-    for _, some, refused in _drafted(source, writer, range(images), options):
+    for linked, some, refused in _drafted(source, writer, range(images), options):
+        images_read += [linked] if linked is not None else []
         drafts += some
         rejects += refused
     stages = Counter(
@@ -171,7 +181,9 @@ def dry_run(source: Source, writer: Writer, options: BuildOptions, *, most: int 
         for name, text in (("easy", draft.easy), ("medium", draft.medium), ("lend", draft.lend))
         if text
     )
-    return DryRun(images=images, of=len(source), drafts=tuple(drafts), rejects=tuple(rejects), stages=stages)
+    return DryRun(
+        images=images, of=len(source), linked=tuple(images_read), drafts=tuple(drafts), rejects=tuple(rejects), stages=stages
+    )
 
 
 def _digest(value: Any) -> str:
@@ -314,7 +326,9 @@ def _linked(source: Source, index: int, options: BuildOptions) -> tuple[LinkedIm
     where = f"images[{index}]"
     try:
         image = source.read(index)
-        return link(image, seed=_image_seed(options.seed, image)), [], []
+        if options.segmenter is not None:
+            image = with_organs(image, options.segmenter)
+        return link(image, seed=_image_seed(options.seed, image), table=options.table), [], []
     except RejectedImage as error:
         return None, [], [Reject(where, error.reason, error.detail)]
     except Exception as error:

@@ -19,6 +19,7 @@ Reasons:
     unsupported_claim              cause, grade, acuity, change, severity, history, devices, advice, normality or a measurement
                                    that neither a fact nor the report states
     leak                           a whole-image question that holds its answer or a box
+    refusal                        a language model that declines instead of answering
     control_not_no                 a control box whose closed question is answered otherwise than no
 """
 
@@ -35,6 +36,7 @@ from typing import NamedTuple
 from medclm.corpus.contract import Draft, LinkedAnnotation, LinkedImage, StageText
 from medclm.corpus.organs import ancestors, host_names, is_projection, read_name
 from medclm.corpus.rationale import LISTED
+from medclm.corpus.refusals import refusal
 
 MAX_WORDS = {"question": 60, "rationale": 120, "answer": 400}
 SCRIPTS = {
@@ -146,6 +148,8 @@ def _stage_faults(stage: str, text: StageText, draft: Draft, context: _Context) 
     if stage == "easy" and context.targets and context.targets[0].box_role == "control" and text.answer_type == "closed":
         yield from [("control_not_no", text.answer)] if not _plain(text.answer).startswith("no") else []
     for part in (text.question, text.rationale, text.answer):
+        if words := refusal(part):
+            yield "refusal", repr(words)
         yield from _organs(part, context)
         yield from _sides(part, context)
         yield from _unsupported(part, context)

@@ -41,10 +41,11 @@ class _Sheet:
 
     def result(self) -> tuple[list[Draft], list[Reject]]:
         rejects = list(dict.fromkeys(self.rejects))  # a writer may name the same thing in every attempt
-        for draft, found in zip(self.drafts, self.found, strict=True):
+        for number, (draft, found) in enumerate(zip(self.drafts, self.found, strict=True)):
             if found:
                 stage, reason, detail = found[0]
-                rejects.append(Reject(f"{self.linked.image.index}.{draft.question_kind}.{stage}", f"check_{reason}", detail))
+                where = f"{self.linked.image.index}.drafts[{number}].{draft.question_kind}.{stage}"
+                rejects.append(Reject(where, f"check_{reason}", f"{draft.writer}: {detail}"))
         return [draft for draft, found in zip(self.drafts, self.found, strict=True) if not found], rejects
 
 

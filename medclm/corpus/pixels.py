@@ -136,10 +136,10 @@ def read_picture(path: Path, *, max_pixels: int = MAX_PIXELS, sixteen_bit: tuple
     return Picture(pixels if turned else transform.array(pixels), transform, windowed=deep)
 
 
-def read_mask(path: Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """A mask file as (H, W) bool, upright: any value but zero is inside.
+def read_values(path: Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """The values of a label picture as stored, (H, W) or (H, W, channels), upright; any bit depth is fine.
 
-    A palette counts by index, colours by any channel, transparent pixels as zero; any bit depth is fine.
+    A palette counts by index; transparent pixels are zero.
 
     Raises:
         RejectedImage: as `read_picture`, except image_16_bit.
@@ -149,8 +149,13 @@ def read_mask(path: Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         if image.mode in ("RGBA", "LA", "RGBa", "La", "PA"):
             image = _eight_bit(image)
         values = np.asarray(image)
-    inside = values != 0 if values.ndim == 2 else (values != 0).any(axis=2)
-    return inside if turned else transform.array(inside)
+    return values if turned else transform.array(values)
+
+
+def read_mask(path: Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """A mask file as (H, W) bool, upright: any value but zero is inside, in any channel; else as `read_values`."""
+    values = read_values(path, max_pixels=max_pixels)
+    return np.asarray(values != 0 if values.ndim == 2 else (values != 0).any(axis=2))
 
 
 def encode_png(pixels: np.ndarray) -> bytes:

@@ -72,7 +72,9 @@ def test_failed_texts_are_written_again_and_told_why():
 def test_what_stays_wrong_is_rejected_by_reason():
     [(drafts, rejects)] = draft_checked([linked_image()], Stubborn(right_from=13), [10], retries=2)
     assert [each.question_kind for each in drafts] == ["what"]
-    assert [(reject.index, reject.reason) for reject in rejects[1:]] == [("images[4].describe.medium", "check_wrong_side")]
+    assert [(reject.index, reject.reason) for reject in rejects[1:]] == [
+        ("images[4].drafts[1].describe.medium", "check_wrong_side")
+    ]
     assert "right" in rejects[1].detail
 
 

@@ -19,20 +19,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from medclm.corpus.contract import Header, RejectedImage, SourceImage
+from medclm.corpus.contract import Header, RejectedImage
 from medclm.corpus.pixels import read_picture
 from medclm.corpus.sources.detection import (
     Facts,
-    Opened,
     RefusedAnnotation,
     Stated,
-    assemble,
     four_numbers,
     judge_box,
     shown,
-    with_loss,
 )
 from medclm.corpus.sources.official import split_of
+from medclm.corpus.sources.opened import Opened
 from medclm.corpus.sources.options import SourceOptions
 from medclm.corpus.sources.row_source import RowSource
 from medclm.corpus.sources.tables import Row, read_table
@@ -73,17 +71,9 @@ class DeepLesionSource(RowSource):
             raise ValueError(f"{annotations}: --exhaustive {','.join(options.exhaustive)}: DeepLesion marks some lesions only")
         check_declared(annotations, options, TYPES.values())
 
-    def read(self, index: int) -> SourceImage:
-        """As `PictureSource.read`, with HU made of the stored values."""
-        try:
-            path, declared_size = self.picture(index)
-            facts = self.facts(index)
-            header = Header(window=_row_window(self._of(index)[0]["DICOM_windows"]))
-            opened = replace(open_hounsfield(path, declared_size, self._options), header=header)
-            stated = self.stated(index, opened.size)
-        except RejectedImage as rejection:
-            raise with_loss(rejection, self.count(index)) from rejection
-        return assemble(opened, stated, facts, self._options, self._organ_root)
+    def opened(self, index: int, path: Path, declared_size: tuple[int, int] | None) -> Opened:
+        header = Header(window=_row_window(self._of(index)[0]["DICOM_windows"]))
+        return replace(open_hounsfield(path, declared_size, self._options), header=header)
 
     def picture(self, index: int) -> tuple[Path, tuple[int, int] | None]:
         """Raises RejectedImage: path_outside_root, image_missing, image_name_ambiguous."""

@@ -22,6 +22,9 @@ from medclm.corpus.sources.opened import Opened as Opened
 from medclm.corpus.sources.opened import open_picture, shown_pixels
 from medclm.corpus.sources.options import SourceOptions
 from medclm.corpus.sources.organ_masks import gather_organs
+from medclm.corpus.sources.organ_specs import read_spec
+from medclm.corpus.sources.reports import open_reports
+from medclm.corpus.sources.vocabulary import in_doubt
 from medclm.types import Box
 
 MIN_INSIDE = 0.5
@@ -76,6 +79,7 @@ class Facts:
     image_labels: Mapping[str, str] = field(default_factory=dict)
     """Canonical class -> present, absent, uncertain or not assessed, as its readers labelled the whole image."""
     view: str | None = None
+    plane: str | None = None
     study: str | None = None
     order_in_patient: int | None = None
     spacing_mm: tuple[float, float] | None = None
@@ -155,12 +159,24 @@ def _numbers(box_px: Box) -> str:
 class PictureSource(ABC):
     """A dataset of single pictures with annotations (contract.Source); a format says which there are and what is stated."""
 
-    rejects: Sequence[Reject] = ()
+    _own_rejects: tuple[Reject, ...] = ()
 
     def __init__(self, options: SourceOptions, organ_root: Path) -> None:
         self.name = options.name
         self._options = options
         self._organ_root = Folder(options.organ_root or organ_root)
+        for spec in options.organs:
+            read_spec(spec)
+        self._reports = open_reports(options.reports) if options.reports is not None else None
+
+    @property
+    def rejects(self) -> Sequence[Reject]:
+        """What belongs to no picture: of the format, then of the reports."""
+        return (*self._own_rejects, *(self._reports.rejects if self._reports is not None else ()))
+
+    @rejects.setter
+    def rejects(self, found: Sequence[Reject]) -> None:
+        self._own_rejects = tuple(found)
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -181,6 +197,10 @@ class PictureSource(ABC):
     def count(self, index: int) -> int:
         """How many annotations are lost where the picture is rejected."""
 
+    def opened(self, index: int, path: Path, declared_size: tuple[int, int] | None) -> Opened:
+        """The picture itself; for formats whose pixels need more than a picture reader."""
+        return open_picture(path, declared_size, self._options)
+
     def read(self, index: int) -> SourceImage:
         """Picture `index` with everything that may be said of it.
 
@@ -189,12 +209,21 @@ class PictureSource(ABC):
         """
         try:
             path, declared_size = self.picture(index)
-            facts = self.facts(index)
-            opened = open_picture(path, declared_size, self._options)
+            facts = self._with_report(self.facts(index))
+            opened = self.opened(index, path, declared_size)
             stated = self.stated(index, opened.size)
         except RejectedImage as rejection:
             raise with_loss(rejection, self.count(index)) from rejection
         return assemble(opened, stated, facts, self._options, self._organ_root)
+
+    def _with_report(self, facts: Facts) -> Facts:
+        if self._reports is None or facts.report:
+            return facts
+        study = facts.study or self._reports.study_of(facts.key)
+        # two views of one report are of one patient, whoever that is
+        return replace(
+            facts, report=self._reports.report_of(facts.key, facts.study), study=study, patient=facts.patient or study
+        )
 
 
 def assemble(opened: Opened, stated: Sequence[Stated], facts: Facts, options: SourceOptions, organ_root: Folder) -> SourceImage:
@@ -227,7 +256,7 @@ def assemble(opened: Opened, stated: Sequence[Stated], facts: Facts, options: So
         modality=header.modality or options.modality,
         technique=technique,
         view=header.view or facts.view,
-        plane=header.plane or options.plane,
+        plane=header.plane or facts.plane or options.plane,
         patient_directions=header.patient_directions or options.patient_directions,
         laterality=header.laterality,
         spacing_mm=header.spacing_mm or facts.spacing_mm,
@@ -302,13 +331,15 @@ def _labels(
 ) -> tuple[dict[str, str], tuple[str, ...]]:
     """Image labels, and the known scope less every class of which a refusal or a doubtful label leaves this image in doubt."""
     labels = {annotation.lesion_class: "present" for annotation in annotations}
-    in_doubt = None in doubted or not facts.scope_open
+    unknown = None in doubted or not facts.scope_open
+    classes = dict.fromkeys((*options.exhaustive, *facts.scope))
+    implied = in_doubt(classes, labels)
     scope = []
-    for lesion_class in dict.fromkeys((*options.exhaustive, *facts.scope)):
-        stated = facts.image_labels.get(lesion_class, "absent")
+    for lesion_class in classes:
+        stated = facts.image_labels.get(lesion_class, implied.get(lesion_class, "absent"))
         if not options.is_visible(lesion_class, technique):
             labels.setdefault(lesion_class, "not assessed")
-        elif in_doubt or lesion_class in doubted or stated in ("uncertain", "not assessed"):
+        elif unknown or lesion_class in doubted or stated in ("uncertain", "not assessed"):
             labels.setdefault(lesion_class, "uncertain")
         elif stated == "present" and lesion_class not in labels:
             labels[lesion_class] = "present"  # seen by a reader, but without a box: neither absent nor countable

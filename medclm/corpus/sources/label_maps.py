@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from medclm.corpus.contract import RejectedImage
-from medclm.corpus.pixels import MAX_PIXELS, _loaded, _opened
+from medclm.corpus.pixels import MAX_PIXELS, read_values
 
 LOSSY = (".jpg", ".jpeg")
 _SHOWN = 8
@@ -26,12 +26,11 @@ def read_label_map(path: Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """
     if path.suffix.lower() in LOSSY:
         raise RejectedImage("organ_mask_lossy", "JPEG changes the values of a label map: give it as PNG")
-    with _opened(path, max_pixels) as image:
-        image, transform, turned = _loaded(image)
-        mode, values = image.mode, np.asarray(image)
+    values = read_values(path, max_pixels=max_pixels)
     if values.ndim != 2 or values.dtype.kind not in "iub":
-        raise RejectedImage("organ_labels_mode", f"a picture of mode {mode}: a label map has one channel of whole numbers")
-    return values if turned else transform.array(values)
+        what = f"{values.shape[2]} channels" if values.ndim == 3 else f"values of type {values.dtype}"
+        raise RejectedImage("organ_labels_mode", f"a picture with {what}: a label map has one channel of whole numbers")
+    return values
 
 
 def split_labels(labels: np.ndarray, class_map: Mapping[int, str]) -> tuple[dict[str, np.ndarray], tuple[int, ...]]:

@@ -52,6 +52,8 @@ class SourceKind:
     """What --annotations is; None = it takes none."""
     image_root: str | None = "folder of the pictures"
     """What --image-root is; None = it takes none."""
+    optional_root: bool = False
+    """Whether --image-root may be left out."""
     reads: frozenset[str] = frozenset()
     """Options that it reads besides the common ones."""
 
@@ -67,6 +69,13 @@ KINDS: Mapping[str, SourceKind] = {
         "voc:VocSource",
         "Pascal VOC XML, one per picture: pixels count from 1 and include the last one",
         "folder of XML files",
+    ),
+    "detection_json": SourceKind(
+        "detection_json:DetectionJsonSource",
+        "the published detection input: list of image_path, anatomy_path (folder of masks) and boxes as two corners in pixels",
+        "the JSON file",
+        image_root="folder that image_path is relative to (default: that of the file)",
+        optional_root=True,
     ),
     "yolo": SourceKind(
         "yolo:YoloSource",
@@ -167,7 +176,7 @@ def open_source(kind: str, annotations: Path | None, image_root: Path | None, op
         ("--annotations", annotations, found.annotations),
         ("--image-root", image_root, found.image_root),
     ):
-        if what is not None and value is None:
+        if what is not None and value is None and not (flag == "--image-root" and found.optional_root):
             raise ValueError(f"--source {kind} needs {flag}: {what}")
         if what is None and value is not None:
             raise ValueError(f"{flag} {value}: --source {kind} reads none: leave it out")

@@ -8,7 +8,8 @@ Layouts:
 - a folder of MIMIC texts (s50414267.txt, in folders of any depth): the study by the file's name; read when asked for;
 - JSON Lines: one object a line with uid, images and the sections;
 - CSV: a column image, study_id, study or uid, and the sections as columns.
-XXXX and ___ mark removed identifiers and stay as they are; see report_text.is_whole. Must not know pictures or annotations.
+XXXX and ___ mark removed identifiers and stay as they are; see report_text.is_whole. What still looks like an identifier is withheld
+before anybody sees the text; see report_privacy.py. Must not know pictures or annotations.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from medclm.corpus.contract import Reject, RejectedImage
+from medclm.corpus.report_privacy import Screened, screen_report
 from medclm.corpus.sources.files import loosely
 from medclm.corpus.sources.picture_files import SUFFIXES, walk_files
 from medclm.corpus.sources.report_text import SECTIONS, section_of, split_sections, tidy
@@ -56,14 +58,22 @@ class Reports:
                 self._found.setdefault(_plain(name), report)
 
     def report_of(self, key: str, study: str | None = None) -> Mapping[str, str]:
-        """Sections of the report of a picture: by its study where that is known, else by its file name; {} = none.
+        """Sections of `screened_of`."""
+        return self.screened_of(key, study).sections
+
+    def screened_of(self, key: str, study: str | None = None) -> Screened:
+        """The report of a picture as it may be stored: by its study where that is known, else by its file name; empty = none.
 
         Raises:
             RejectedImage: report_unreadable.
         """
         report = self.find(key, study)
         if report is None:
-            return {}
+            return Screened({})
+        ids = (name for name in (key, study, report.study, *report.images) if name is not None)
+        return screen_report(self._sections(report), ids=[one for name in ids for one in (name, _plain(name))])
+
+    def _sections(self, report: Report) -> Mapping[str, str]:
         if report.sections is not None:
             return report.sections
         assert report.file is not None

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from medclm.corpus.anatomy import UNSPOKEN
 from medclm.corpus.contract import Draft, LinkedImage, StageText
 from medclm.corpus.rationale import LISTED
 from medclm.draws import generator
@@ -20,7 +21,7 @@ STAGES = ("easy", "medium", "lend")
 _TOKEN_CHARACTERS = 4
 _PICTURE_TOKENS = 1000
 """Rough: servers count a picture of this size as 250 to 1,500 tokens."""
-_UNSAID = ("organ_candidates", "area_share", "intensity_effect", "intensity_reference")
+_UNSAID = (*UNSPOKEN, "area_share", "intensity_reference")
 """Facts behind other facts; a model that sees their numbers repeats them."""
 
 RULES = """\

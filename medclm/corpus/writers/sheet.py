@@ -20,6 +20,7 @@ from medclm.corpus import rationale
 from medclm.corpus.contract import Draft, LinkedImage, StageText
 from medclm.corpus.phrases import Phrases
 from medclm.corpus.rationale import LISTED, Clause, many, one, pick, text_of
+from medclm.corpus.sources.report_text import is_whole
 from medclm.corpus.writers.view import NO_FINDING, Subject, View
 from medclm.draws import generator
 
@@ -139,7 +140,8 @@ class Sheet:
             clauses += [
                 Clause(c.fact, (" " if clauses and at == 0 else "") + c.text, c.annotation) for at, c in enumerate(more)
             ]
-        answer = view.linked.image.report.get("findings") or view.composed()
+        reported = view.linked.image.report.get("findings")
+        answer = reported if reported and is_whole(reported) else view.composed()  # XXXX is no answer
         question = self._question(self._phrases.medium, "describe", view.class_of(target), draw)
         medium = StageText(question, text_of(clauses), answer, (answer,), "open")
         return [[self._draft("describe", annotations, easy=easy, medium=(medium, clauses), draw=draw)]]
