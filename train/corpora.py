@@ -56,7 +56,7 @@ def _phantoms(recipe: Recipe) -> Path:
             PhantomSource(count=recipe.data.phantoms, seed=0),
             writer,
             out,
-            BuildOptions(ids=phantom_ids(0), workers=workers),
+            BuildOptions(ids=phantom_ids(0), workers=workers, near_duplicates=False),
         )
     return out
 

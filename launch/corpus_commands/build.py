@@ -74,6 +74,7 @@ def _build(args: argparse.Namespace) -> int:
         identity=identity(args),
         table=read_table(args.organ_table) if getattr(args, "organ_table", None) else TABLE,
         segmenter=get_segmenter(args.segmenter) if getattr(args, "segmenter", None) else None,
+        near_duplicates=args.near_duplicates == "together" and not public,
         exclusions=exclusions(args.verdicts) if args.verdicts else {},
         workers=args.workers,
     )
@@ -139,6 +140,12 @@ def _add_building(parser: argparse.ArgumentParser) -> None:
         metavar="K/N",
         help="build only every N-th part, from the K-th (from 0), for `corpus.py merge`; in a Slurm job array "
         "$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT",
+    )
+    group.add_argument(
+        "--near-duplicates",
+        choices=("together", "ignore"),
+        default="together",
+        help="pictures of different patients that show one exposure are split together (default; not looked for in phantoms)",
     )
     group.add_argument("--verdicts", type=Path, metavar="FILE", help="leave out what readers judged wrong (`corpus.py review`)")
     group.add_argument(

@@ -67,6 +67,8 @@ class BuildOptions:
     """Plausible organs by class."""
     segmenter: AnatomySegmenter | None = None
     """Finds organs that a source does not name."""
+    near_duplicates: bool = True
+    """Find pictures of different patients that show one exposure, and split those patients together."""
     exclusions: Mapping[str, str] = field(default_factory=dict)
     """Record id -> reason, for records that readers judged wrong."""
     workers: int = 1
@@ -133,6 +135,7 @@ def _open(source: Source, writer: Writer, out: Path, options: BuildOptions) -> t
         "retries": options.retries,
         "images_per_part": options.images_per_part,
         "id_key": options.ids.fingerprint,
+        "near_duplicates": options.near_duplicates,
         "anatomy": _digest([_plain(dict(options.table)), options.segmenter.name if options.segmenter else None]),
     }
     described = {
@@ -293,7 +296,7 @@ def build_part(source: Source, writer: Writer, number: int, path: Path, options:
         some = range(start, min(start + _IMAGES_AT_ONCE, indices.stop))
         for linked, drafts, rejects in _drafted(source, writer, some, options):
             if linked is not None:
-                rows += image_rows(linked, drafts, options.ids)
+                rows += image_rows(linked, drafts, options.ids, fingerprints=options.near_duplicates)
             rows += [reject_row(reject) for reject in rejects]
     write_part(path, rows)
     kinds = Counter(row.kind for row in rows)

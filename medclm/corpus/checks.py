@@ -256,16 +256,20 @@ def _names_pattern(names: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def _sides(part: str, context: _Context) -> Iterator[tuple[str, str]]:
-    text = _without(_plain(part), context.classes + [name for name in context.organs if name.startswith(("left ", "right "))])
-    words = set(_SIDES.findall(_IN_IMAGE.sub("_", text)))
-    words -= set(_SIDES.findall(context.report))
-    if not words:
-        return
-    known = {target.facts.get("side") for target in context.targets} - {None}
-    if not known:
-        yield "side_word_without_orientation", f"{' and '.join(sorted(words))} of the patient, but no side is known"
-    elif "bilateral" not in known and words - known:
-        yield "wrong_side", f"{' and '.join(sorted(words - known))}; the facts say {' and '.join(sorted(map(str, known)))}"
+    """Each clause may name the sides of the boxes that stand in it, one without boxes those of the clause before it."""
+    names = context.classes + [name for name in context.organs if name.startswith(("left ", "right "))]
+    targets: Sequence[LinkedAnnotation] = context.targets
+    reported = set(_SIDES.findall(context.report)) if not _BOX.search(part) else set()
+    for clause in re.split(r"[.;]", part):
+        numbers = {int(number) for number in _BOX.findall(clause)}
+        targets = [context.targets[number] for number in sorted(numbers) if number < len(context.targets)] or targets
+        text = _without(_plain(clause), names)
+        words = set(_SIDES.findall(_IN_IMAGE.sub("_", text))) - reported
+        known = {target.facts.get("side") for target in targets} - {None}
+        if words and not known:
+            yield "side_word_without_orientation", f"{' and '.join(sorted(words))} of the patient, but no side is known"
+        elif words and "bilateral" not in known and words - known:
+            yield "wrong_side", f"{' and '.join(sorted(words - known))}; the facts say {' and '.join(sorted(map(str, known)))}"
 
 
 def _unsupported(part: str, context: _Context) -> Iterator[tuple[str, str]]:

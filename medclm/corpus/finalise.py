@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from medclm.corpus.contract import Reject
-from medclm.corpus.inspect import write_report
 from medclm.corpus.parts import Parts
 from medclm.corpus.plan import (
     Plan,
@@ -29,10 +28,12 @@ from medclm.corpus.plan import (
     check_stated,
     drop_stageless,
     exclude,
+    join_near_duplicates,
     pair_records,
     read_plan,
     split_images,
 )
+from medclm.corpus.report.page import write_report
 from medclm.corpus.splits import SplitRule
 from medclm.corpus.workfolder import PARTS
 from medclm.data.manifest import strictest_licence, write_json
@@ -105,6 +106,7 @@ def finalise(
     rows = Parts(parts)
     plan = read_plan(rows)
     exclude(plan, exclusions or {})
+    join_near_duplicates(plan, rows)
     split_of = split_images(plan, rule)
     if balance_pairs:
         pair_records(plan, split_of)
@@ -175,6 +177,7 @@ class _Writing:
                 stored = {"bytes": self.rows.blob(place), "path": None}
                 body = self.rows.body(place)
                 del body["index"]
+                body.pop("fingerprint", None)
                 writer.write({**body, "image": stored, "prior_image_row": -1})
         self.entries += writer.entries
 
@@ -254,6 +257,7 @@ class _Writing:
             "sources": _sources(images),
             "licence": strictest_licence((image.licence, image.shareable) for image in images),
             "hard": {"paired": self.stages["hard"], "without_partner": self.plan.without_partner},
+            "near_duplicates": {"groups_of_different_patients": self.plan.near_duplicates},
             "rejects": dict(sorted(Counter(reject.reason for reject in self.plan.rejects).items())),
             "builder": dict(builder),
             "versions": _versions(),

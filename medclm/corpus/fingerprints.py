@@ -41,6 +41,15 @@ class Fingerprint:
     flat: bool
     """Too uniform to be compared."""
 
+    def to_hex(self) -> str:
+        """As text; `from_hex` gives it back."""
+        return (self.exact + self.bits.astype("<u8").tobytes() + bytes([self.flat])).hex()
+
+    @classmethod
+    def from_hex(cls, text: str) -> Fingerprint:
+        stored = bytes.fromhex(text)
+        return cls(stored[:16], np.frombuffer(stored[16:48], "<u8").astype(np.uint64), bool(stored[48]))
+
 
 @dataclass(frozen=True)
 class Fingerprints:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -161,10 +162,11 @@ def read_mask(path: Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 def encode_png(pixels: np.ndarray) -> bytes:
     """(H, W) or (H, W, 3) uint8 -> PNG bytes that hold the pixels and nothing else; equal pixels give equal bytes.
 
-    Compression level 1: radiographs of 512 px take 8 ms against 42 ms of level 6, and a sixth more space.
+    Run lengths alone (zlib's Z_RLE): on radiographs six times as fast as the usual strategy at level 6, and no larger
+    (benchmarks/corpus.py).
     """
     buffer = io.BytesIO()
-    _as_image(pixels).save(buffer, format="PNG", compress_level=1)
+    _as_image(pixels).save(buffer, format="PNG", compress_level=1, compress_type=zlib.Z_RLE)
     return buffer.getvalue()
 
 

@@ -5,13 +5,19 @@ Read once from the parts and kept small: ids, patients, domains, no texts and no
 
 from __future__ import annotations
 
+import io
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from medclm.corpus.contract import Reject
+from medclm.corpus.fingerprints import Fingerprint, Fingerprints
+from medclm.corpus.near_duplicates import near_duplicate_groups
 from medclm.corpus.pairing import Candidate, pair
 from medclm.corpus.parts import Parts, Place
 from medclm.corpus.splits import SplitRule, assign_splits, units
@@ -31,6 +37,7 @@ class PlannedImage:
     shareable: bool
     scope: tuple[str, ...]
     study: str | None
+    fingerprint: str | None = None
     annotations: list[tuple[str, Place]] = field(default_factory=list)
     shared: set[str] = field(default_factory=set)
     """Ids that other patients may have too: lesions in space, origins."""
@@ -69,6 +76,8 @@ class Plan:
     studies: dict[str, Place] = field(default_factory=dict)
     rejects: list[Reject] = field(default_factory=list)
     without_partner: int = 0
+    near_duplicates: int = 0
+    """Groups of pictures of different patients that show one exposure."""
 
 
 def read_plan(rows: Parts) -> Plan:
@@ -129,6 +138,7 @@ def _image(place: Place, body: Mapping[str, Any]) -> PlannedImage:
         shareable=body["shareable"],
         scope=tuple(body["label_scope"]),
         study=body["study"],
+        fingerprint=body.get("fingerprint"),
         shared={body[name] for name in ("origin", "origin_patient") if body[name]},
     )
 
@@ -158,6 +168,25 @@ def _units(plan: Plan) -> dict[str, str]:
     """Image -> unit that is split and paired together."""
     of_patient = units((image.patient, sorted(image.shared)) for image in plan.images.values())
     return {name: of_patient[image.patient] for name, image in plan.images.items()}
+
+
+def join_near_duplicates(plan: Plan, rows: Parts) -> None:
+    """Let patients share what shows one exposure, so that they are split and paired as one."""
+    images = [image for image in plan.images.values() if image.fingerprint is not None]
+    if not images:
+        return
+    numbers: dict[str, int] = {}
+    owners = [numbers.setdefault(image.patient, len(numbers)) for image in images]
+    prints = Fingerprints.stack(Fingerprint.from_hex(image.fingerprint or "") for image in images)
+
+    def pixels(number: int) -> np.ndarray:
+        with Image.open(io.BytesIO(rows.blob(images[number].place)), formats=("PNG",)) as picture:
+            return np.asarray(picture)
+
+    for group in near_duplicate_groups(prints, pixels, owners):
+        for number in group:
+            images[int(number)].shared.add(f"near {plan.near_duplicates}")
+        plan.near_duplicates += 1
 
 
 def exclude(plan: Plan, exclusions: Mapping[str, str]) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from medclm.corpus.contract import Draft, LinkedAnnotation, LinkedImage, Reject, SourceImage, StageText
+from medclm.corpus.fingerprints import fingerprint
 from medclm.corpus.ids import Ids
 from medclm.corpus.parts import PartRow
 from medclm.corpus.pixels import encode_png
@@ -27,17 +28,20 @@ def reject_row(reject: Reject) -> PartRow:
     return PartRow("reject", reject.index, {"index": reject.index, "reason": reject.reason, "detail": reject.detail})
 
 
-def image_rows(linked: LinkedImage, drafts: Iterable[Draft], ids: Ids) -> list[PartRow]:
+def image_rows(linked: LinkedImage, drafts: Iterable[Draft], ids: Ids, *, fingerprints: bool = False) -> list[PartRow]:
     """An image with its study, annotations and records as rows of a part; ids are hashed here.
 
     Bodies hold the columns of data/schema.py except row numbers. In their place an annotation has `image`, a record has
-    `index`, `image`, `annotations`, `easy_image`, `lend` (its Hard texts for others) and `hard` (a stated pairing, or None).
+    `index`, `image`, `annotations`, `easy_image`, `lend` (its Hard texts for others) and `hard` (a stated pairing, or None). An
+    image has `index` and `fingerprint` beside its columns, the latter only where near-duplicates are to be found.
     """
     image = linked.image
     image_id = ids.make("image", image.source, image.key)
     patient = _patient_id(image, ids)
     study = _study_id(image, ids)
-    rows = [PartRow("image", image_id, _image_body(image, image_id, patient, study, ids), encode_png(image.pixels))]
+    body = _image_body(image, image_id, patient, study, ids)
+    body["fingerprint"] = fingerprint(image.pixels).to_hex() if fingerprints else None
+    rows = [PartRow("image", image_id, body, encode_png(image.pixels))]
     if image.report:
         report = {name: image.report.get(name) for name in _REPORT_FIELDS}
         rows.append(PartRow("study", study or "", {"study": study, "patient": patient, **report, "sentences": None}))

@@ -68,7 +68,8 @@ def check_image(linked: LinkedImage, wording: Wording, drafts: list[Draft], reje
     found, left = {id(draft) for draft in drafts}, list(rejects)
     asked = moods(linked, wording)
     assert len(drafts) + len(rejects) == len(asked)
-    for draft, mood in asked:
+    # the most telling reasons first, so that `check_` does not take the reject of another
+    for draft, mood in sorted(asked, key=lambda one: -len(MOODS[one[1]] or "")):
         reason = MOODS[mood]
         if reason is None:
             [mine] = [each for each in drafts if each.key == draft.key and id(each) in found][:1]

@@ -22,7 +22,7 @@ from sklearn.metrics import cohen_kappa_score
 
 from medclm.corpus.build import BuildOptions, build
 from medclm.corpus.ids import phantom_ids
-from medclm.corpus.inspect import outlined
+from medclm.corpus.outlines import outlined
 from medclm.corpus.review.sample import STAGES, STRATA, allocate, choose
 from medclm.corpus.review.server import POLICY, ReviewServer
 from medclm.corpus.review.session import ReviewSession
@@ -52,7 +52,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     folder = tmp_path_factory.mktemp("review") / "phantoms"
-    source = PhantomSource(16, seed=3, size=96)
+    source = PhantomSource(40, seed=3, size=64)
     build(source, TemplateWriter(), folder, BuildOptions(ids=phantom_ids(3), seed=3, progress=False))
     return Corpus(folder)
 

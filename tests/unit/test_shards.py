@@ -171,7 +171,7 @@ def test_a_picture_that_does_not_decode_names_file_and_row(folder: Path, tmp_pat
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update(schema_version="2.0"), r"schema_version 2\.0 is newer than 1\.0: update medclm"),
+        (lambda m: m.update(schema_version="2.0"), r"schema_version 2\.0 is newer than 1\.1: update medclm"),
         (lambda m: m.update(schema_version="new"), "schema_version new"),
         (lambda m: m.pop("domains"), "has no domains"),
         (lambda m: m["files"][0].pop("sha256"), r"files\[0\]: needs"),
