@@ -34,7 +34,7 @@ from medclm.corpus.contract import LinkedAnnotation, LinkedImage, Reject, Source
 from medclm.corpus.controls import find_controls
 from medclm.corpus.hosts import Host, Scene, find_host, read_scene, region_of
 from medclm.corpus.locations import height_word, image_position, owns_side, part_words, place
-from medclm.corpus.organs import TABLE, Plausible, ancestors, read_name, row_for, side_in_class
+from medclm.corpus.organs import TABLE, Plausible, ancestors, read_name, row_for, side_in_class, structure
 from medclm.corpus.regions import Region
 from medclm.corpus.sides import SideDisagrees, patient_side
 
@@ -111,7 +111,7 @@ def link(image: SourceImage, *, seed: int, table: Mapping[str, Plausible] = TABL
     lesions, rejects, linked_regions = [], [], []
     for annotation, region in zip(ordered, regions, strict=True):
         row = row_for(annotation.lesion_class, source=image.source, projection=scene.projection, table=table)
-        host = find_host(scene, region, row)
+        host = find_host(scene, region, row, structure(annotation.lesion_class))
         try:
             facts = location_facts(scene, region, host, side_in_class(annotation.lesion_class))
         except SideDisagrees as error:

@@ -104,11 +104,15 @@ def read_scene(image: SourceImage) -> Scene:
     return Scene(image, directions, is_projection(image.modality, image.plane), organs)
 
 
-def find_host(scene: Scene, region: Region, row: Plausible | None) -> Host:
-    """The organ of a region among those that the row allows (None = all)."""
+def find_host(scene: Scene, region: Region, row: Plausible | None, itself: str | None = None) -> Host:
+    """The organ of a region among those that the row allows (None = all).
+
+    Args:
+        itself: the organ that the region is, where an anatomical structure is asked about: it hosts itself in no sense.
+    """
     if row is not None and row.state:
         return _from_table(scene, region, row.organs[0])
-    organs = [organ for organ in scene.organs if allows(row, organ.name)]
+    organs = [organ for organ in scene.organs if allows(row, organ.name) and not (itself and related(itself, organ.name))]
     if not organs:
         return Host()
     scores = [organ.share_of(region) for organ in organs]

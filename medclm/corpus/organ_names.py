@@ -139,6 +139,13 @@ def side_in_class(lesion_class: str) -> str | None:
 
 
 @functools.lru_cache(maxsize=4096)
+def structure(lesion_class: str) -> str | None:
+    """The organ that a class is, without its side: `left kidney` -> kidney, but `kidney cyst` -> None."""
+    organ, _ = read_name(lesion_class)
+    return organ if organ in KNOWN else None
+
+
+@functools.lru_cache(maxsize=4096)
 def ancestors(organ: str) -> tuple[str, ...]:
     """Wholes that the organ is part of, nearest first."""
     found: list[str] = []

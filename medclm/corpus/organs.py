@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from medclm.corpus.organ_names import KNOWN, PAIRED, SYMMETRIC, ancestors, paired, read_name, related, side_in_class
+from medclm.corpus.organ_names import KNOWN, PAIRED, SYMMETRIC, ancestors, paired, read_name, related, side_in_class, structure
 from medclm.corpus.organ_table import TABLE, Plausible, read_table
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "related",
     "row_for",
     "side_in_class",
+    "structure",
 ]
 
 PROJECTIONS = frozenset({"DX", "CR", "XR", "RG", "RF", "PX", "MG"})

@@ -17,6 +17,7 @@ import numpy as np
 
 from medclm.corpus.anatomy import exhaustive_scope
 from medclm.corpus.contract import LinkedImage
+from medclm.corpus.organ_names import structure
 from medclm.corpus.phrases import Phrases
 
 LISTED = 8
@@ -79,7 +80,9 @@ def counted(lesion_class: str) -> bool:
 
 
 def one(lesion_class: str) -> str:
-    """`a nodule`, `an infiltration`, `emphysema`."""
+    """`a nodule`, `an infiltration`, `emphysema`, `the left kidney`."""
+    if structure(lesion_class) is not None:
+        return f"the {lesion_class}"
     if not counted(lesion_class):
         return lesion_class
     return f"{'an' if lesion_class[0] in 'aeiou' else 'a'} {lesion_class}"

@@ -10,6 +10,8 @@ import re
 import unicodedata
 from collections.abc import Mapping
 
+from medclm.corpus.organ_names import read_name, structure
+
 ALIASES: dict[str, str] = {
     "rbc": "red blood cell",
     "rbcs": "red blood cell",
@@ -45,7 +47,8 @@ _BRITISH = {"tumour": "tumor", "tumours": "tumor", "tumors": "tumor", "oedema": 
 
 
 def canonical_class(name: str, aliases: Mapping[str, str] | None = None) -> str:
-    """The canonical name of a class, e.g. `Enhancing_Tumour` -> `enhancing tumor`; "" where nothing is left.
+    """The canonical name of a class, e.g. `Enhancing_Tumour` -> `enhancing tumor`, `Kidney_Left` -> `left kidney`; "" where
+    nothing is left.
 
     Args:
         name: as written in the source.
@@ -56,6 +59,9 @@ def canonical_class(name: str, aliases: Mapping[str, str] | None = None) -> str:
         if _plain(spelling) == plain:
             return _plain(canonical)
     spelt = " ".join(_BRITISH.get(word, word) for word in plain.split())
+    organ, side = read_name(spelt)
+    if structure(spelt) is not None:  # `kidney_left` is read aloud as `left kidney`
+        return f"{side} {organ}" if side else organ
     return ALIASES.get(spelt, spelt)
 
 

@@ -134,6 +134,8 @@ class Sheet:
         target = view.lesions[int(draw.integers(len(view.lesions)))]
         annotations = _first(target, view.lesions)
         easy = self._stage("easy", "describe", [target], annotations, (rationale.finding(view.facts(target)),), draw)
+        if len(view.classes) > LISTED:  # more than a text can hold
+            return [[self._draft("describe", (target,), easy=easy, draw=draw)]]
         clauses: list[Clause] = []
         for name in dict.fromkeys([view.class_of(target), *view.classes]):
             more = self._explain(view.of_class(name), annotations, draw)

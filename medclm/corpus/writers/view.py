@@ -11,7 +11,7 @@ from typing import Any
 
 from medclm.corpus import rationale
 from medclm.corpus.contract import LinkedAnnotation, LinkedImage
-from medclm.corpus.organs import paired
+from medclm.corpus.organs import paired, structure
 from medclm.corpus.rationale import LISTED, many, one
 
 _RADIOLOGY = frozenset({"CR", "CT", "DX", "MG", "MR", "NM", "PT", "PX", "RF", "RG", "US", "XA", "XR"})
@@ -42,7 +42,8 @@ class View:
         self.lesions = [i for i, each in enumerate(self.all) if each.box_role == "lesion"]
         self.classes = list(dict.fromkeys(self.class_of(i) for i in self.lesions))
         self.image_facts = rationale.image_facts(linked)
-        self.noun = "finding" if image.modality in _RADIOLOGY else "structure"
+        anatomy = bool(self.classes) and all(structure(name) is not None for name in self.classes)
+        self.noun = "finding" if image.modality in _RADIOLOGY and not anatomy else "structure"
 
     def facts(self, at: int) -> dict[str, Any]:
         return dict(self.all[at].facts)
