@@ -72,6 +72,7 @@ def _build(args: argparse.Namespace) -> int:
         images_per_part=args.images_per_part,
         settings=settings(args, writer),
         identity=identity(args),
+        patient_pattern=getattr(args, "patient_pattern", None),
         table=read_table(args.organ_table) if getattr(args, "organ_table", None) else TABLE,
         segmenter=get_segmenter(args.segmenter) if getattr(args, "segmenter", None) else None,
         near_duplicates=args.near_duplicates == "together" and not public,

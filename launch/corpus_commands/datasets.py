@@ -58,8 +58,18 @@ def make_source(args: argparse.Namespace) -> Source:
 
 def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("datasets: what the files do not say is declared; unknown stays unknown")
-    group.add_argument("--annotations", type=Path, metavar="PATH", help="file or folder of annotations, by kind")
-    group.add_argument("--image-root", type=Path, metavar="DIR", help="folder that image names are relative to")
+    group.add_argument(
+        "--annotations",
+        type=Path,
+        metavar="PATH",
+        help="file or folder of annotations, by kind; volumes and label maps also a template such as '{folder}/{stem}_seg.nii.gz'",
+    )
+    group.add_argument(
+        "--image-root",
+        type=Path,
+        metavar="DIR",
+        help="folder that image names are relative to, or by kind the pictures themselves",
+    )
     group.add_argument("--name", help="name of the source in the corpus (default: the format)")
     group.add_argument("--modality", metavar="CODE", help="DICOM code: DX, CT, MR, US, SM, ES, ...")
     group.add_argument("--plane", choices=PLANES, help="image plane; decides which location words are true")
@@ -70,6 +80,12 @@ def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--technique-field", metavar="FIELD", help="COCO image field with the technique")
     group.add_argument(
         "--patient-field", metavar="FIELD", help="COCO image field with the patient; without it every image is its own patient"
+    )
+    group.add_argument(
+        "--patient-pattern",
+        metavar="REGEX",
+        help="regular expression whose one group is the patient, for datasets that say it in the name of a picture alone, "
+        "e.g. '(pat[0-9]+)_'",
     )
     group.add_argument("--split-field", metavar="FIELD", help="COCO image field with the official split")
     group.add_argument("--lesion-3d-field", metavar="FIELD", help="COCO annotation field that joins slices of one lesion")

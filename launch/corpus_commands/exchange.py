@@ -17,7 +17,7 @@ from medclm.corpus.exchange.published import import_published
 from medclm.corpus.exchange.published_export import export_published
 from medclm.corpus.finalise import BuildReport
 from medclm.corpus.ids import load_ids
-from medclm.corpus.inspect import NOTICE
+from medclm.corpus.report import NOTICE
 from medclm.data.schema import SPLITS
 from medclm.data.shards import Corpus
 

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from launch.corpus_commands.shared import Commands, command
-from medclm.corpus.inspect import NOTICE
+from medclm.corpus.report import NOTICE
 from medclm.corpus.review.sample import STRATA, choose
 from medclm.corpus.review.server import ReviewServer
 from medclm.corpus.review.session import ReviewSession

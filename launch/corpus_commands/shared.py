@@ -7,7 +7,7 @@ from pathlib import Path
 
 from medclm.corpus.finalise import BuildReport
 from medclm.corpus.ids import KEY_VARIABLE
-from medclm.corpus.inspect import NOTICE
+from medclm.corpus.report import NOTICE
 
 Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
 Group = "argparse._ArgumentGroup | argparse.ArgumentParser"

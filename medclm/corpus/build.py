@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import re
 import signal
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -63,6 +64,8 @@ class BuildOptions:
     """What the manifest says of the source's options; without paths."""
     identity: str = ""
     """Tells this input from another of equal settings, e.g. its paths; only a hash of it is kept, and only while building."""
+    patient_pattern: str | None = None
+    """Regular expression whose first group, found in an image's name, is its patient where the source states none."""
     table: Mapping[str, Plausible] = field(default_factory=lambda: TABLE)
     """Plausible organs by class."""
     segmenter: AnatomySegmenter | None = None
@@ -80,6 +83,13 @@ class BuildOptions:
         for name, least in (("workers", 1), ("images_per_part", 1), ("retries", 0), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)}: give at least {least}")
+        if self.patient_pattern is not None:
+            try:
+                groups = re.compile(self.patient_pattern).groups
+            except re.error as error:
+                raise ValueError(f"--patient-pattern {self.patient_pattern}: not a regular expression: {error}") from error
+            if groups != 1:
+                raise ValueError(f"--patient-pattern {self.patient_pattern}: give one group, e.g. '(patient[0-9]+)_'")
 
 
 def build(source: Source, writer: Writer, out: Path, options: BuildOptions) -> BuildReport:
@@ -135,6 +145,7 @@ def _open(source: Source, writer: Writer, out: Path, options: BuildOptions) -> t
         "retries": options.retries,
         "images_per_part": options.images_per_part,
         "id_key": options.ids.fingerprint,
+        "patient_pattern": options.patient_pattern,
         "near_duplicates": options.near_duplicates,
         "anatomy": _digest([_plain(dict(options.table)), options.segmenter.name if options.segmenter else None]),
     }
@@ -328,7 +339,7 @@ def _drafted(
 def _linked(source: Source, index: int, options: BuildOptions) -> tuple[LinkedImage | None, list[Draft], list[Reject]]:
     where = f"images[{index}]"
     try:
-        image = source.read(index)
+        image = _with_patient(source.read(index), options.patient_pattern)
         if options.segmenter is not None:
             image = with_organs(image, options.segmenter)
         return link(image, seed=_image_seed(options.seed, image), table=options.table), [], []
@@ -336,6 +347,15 @@ def _linked(source: Source, index: int, options: BuildOptions) -> tuple[LinkedIm
         return None, [], [Reject(where, error.reason, error.detail)]
     except Exception as error:
         raise RuntimeError(f"source {source.name}, {where}: {type(error).__name__}: {error}") from error
+
+
+def _with_patient(image: SourceImage, pattern: str | None) -> SourceImage:
+    if pattern is None or image.patient is not None:
+        return image
+    found = re.search(pattern, image.key)
+    if found is None or not found.group(1):
+        raise RejectedImage("patient_unknown", "its name does not match --patient-pattern: correct the pattern or the name")
+    return replace(image, patient=found.group(1))
 
 
 def _unique(rejects: Iterable[Reject]) -> list[Reject]:

@@ -75,10 +75,18 @@ def load_ids(key_file: Path | None, corpus: Path) -> Ids:
 
 
 def _create(path: Path) -> None:
+    """Make a key of its own; where several processes do so at once, the first one wins and the others use its key."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as stream:
         stream.write(secrets.token_hex(32) + "\n")
+    try:
+        os.link(temporary, path)  # whole or not at all
+    except FileExistsError:
+        pass
+    finally:
+        temporary.unlink()
 
 
 def _checked(key: bytes, where: str) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -40,7 +41,7 @@ class Place(NamedTuple):
 
 def write_part(path: Path, rows: Sequence[PartRow]) -> None:
     """Write rows as a part; it appears under `path` only when complete."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     with temporary.open("wb") as stream, pa.ipc.new_stream(stream, _SCHEMA) as writer:
         for start in range(0, len(rows), _BATCH_ROWS):
             some = rows[start : start + _BATCH_ROWS]

@@ -455,3 +455,12 @@ def test_a_damaged_file_never_stops_the_audit(tmp_path, name):
             damaged = damaged[: rng.integers(0, len(damaged))]
         write(tmp_path, "carrier", bytes(damaged))
         assert isinstance(audit([tmp_path], [NAME]), list)
+
+
+def test_a_uid_of_the_list_is_found_though_it_is_long_and_all_digits_like_a_part_of_a_hash(tmp_path):
+    uid = "1.2.826.0.1.3680043.77.4401.9"
+    (tmp_path / "a.bin").write_bytes(b"\0\1\2\xff" * 50 + b"UI\x1e\0" + uid.encode() + b"\0\0")
+    (tmp_path / "b.txt").write_text(f"study {uid}.17 here")
+    (tmp_path / "c.txt").write_text("sha256 0f9e" + uid.replace(".", "") + "77aa")
+    found = [one.file for one in audit([tmp_path], [uid]) if one.identifier]
+    assert found == ["a.bin", "b.txt"]

@@ -20,7 +20,7 @@ from medclm.corpus.exchange.llava import import_llava
 from medclm.corpus.exchange.ms_swift import import_ms_swift
 from medclm.corpus.finalise import EverythingRejected
 from medclm.corpus.ids import Ids
-from medclm.corpus.inspect import rejects_of
+from medclm.corpus.report.rejects import rejects_of
 from medclm.data.shards import Corpus
 
 CHECKS = Path(__file__).resolve().parents[2].parent / "shared" / "checks" / "recheck_corpus.py"

@@ -20,7 +20,7 @@ from medclm.corpus.exchange.published import import_published
 from medclm.corpus.exchange.published_export import export_published
 from medclm.corpus.finalise import BuildReport, EverythingRejected
 from medclm.corpus.ids import Ids, phantom_ids
-from medclm.corpus.inspect import rejects_of
+from medclm.corpus.report.rejects import rejects_of
 from medclm.corpus.sources.phantoms import PhantomSource
 from medclm.corpus.writers.template import TemplateWriter
 from medclm.data.draw import COLOURS

@@ -19,7 +19,7 @@ from typing import Any
 from pycocotools import mask as coco_mask
 
 from medclm.corpus.exchange.exporting import ExportOptions, Pictures, licence_lines, wanted_splits
-from medclm.corpus.inspect import NOTICE
+from medclm.corpus.report import NOTICE
 from medclm.data.manifest import write_json
 from medclm.data.shards import Corpus
 from medclm.types import Box

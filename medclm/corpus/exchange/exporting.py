@@ -19,7 +19,8 @@ from typing import Any
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from medclm.corpus.exchange.box_text import Size, in_order
-from medclm.corpus.inspect import NOTICE, outlined
+from medclm.corpus.outlines import outlined
+from medclm.corpus.report import NOTICE
 from medclm.data.draw import style_for
 from medclm.data.schema import SPLITS
 from medclm.data.shards import Corpus

@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Sequence
 
-from medclm.corpus.inspect import NOTICE
+from medclm.corpus.report import NOTICE
 from medclm.corpus.review.session import ReviewSession
 from medclm.corpus.review.verdicts import LONGEST_NOTE, RIGHT, UNANSWERABLE, VERDICTS
 from medclm.corpus.review.view import BOX, Finding, NumberedBox, Rows, View, towards

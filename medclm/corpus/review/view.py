@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from medclm.corpus.inspect import outlined
+from medclm.corpus.outlines import outlined
 from medclm.corpus.review.sample import ReviewSample
 from medclm.data.draw import COLOURS
 from medclm.data.render import COLOUR

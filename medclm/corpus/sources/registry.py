@@ -139,15 +139,14 @@ KINDS: Mapping[str, SourceKind] = {
     ),
     "volume": SourceKind(
         "volume:VolumeSource",
-        "NIfTI, MetaImage or NRRD volumes with label maps: a connected part in space is a lesion, shown on its largest slice and "
-        "--slices more; other classes than --lesions are organs; --plane cuts; pairs by name (case7 and case7_seg)",
+        "NIfTI, MetaImage, NRRD with label maps: a connected part is a lesion, shown on its largest slice and --slices more",
         "folder of label maps, or one file",
         "folder of volumes, one file, or a template such as scans/{folder}/{stem}_t1c.nii.gz",
         reads=frozenset({"classes", "lesions", "slices"}),
     ),
     "label_maps": SourceKind(
         "label_pictures:LabelPictureSource",
-        "pictures with label maps or masks as PNG, TIFF, BMP: a connected part is a lesion; pairs by name",
+        "pictures with label maps or masks as PNG, TIFF, BMP: a connected part is a lesion, other classes than --lesions are organs",
         "folder of label maps, or one file",
         "folder of the pictures, one file, or a template such as images/{stem}_flair.png",
         reads=frozenset({"classes", "lesions"}),

@@ -33,8 +33,11 @@ class VolumeSource(SliceSource):
         super().__init__(options, annotations if annotations.is_dir() else annotations.parent)
         self._cases, rejects = find_cases(annotations, image_root, ENDINGS)
         self._names = LabelNames(options)
+        self._where = annotations
         self.make_index(len(self._cases), rejects, annotations)
-        self._names.check(annotations)
+
+    def check_classes(self) -> None:
+        self._names.check(self._where)
 
     def scan(self, case: int) -> Scan:
         """The image of a case; raises RejectedImage of its reader."""

@@ -16,6 +16,7 @@ from medclm.corpus.contract import RejectedImage
 
 MOST_VALUES = 1000
 """More distinct values make it an image, not a label map."""
+_LARGEST = 2**31
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,10 @@ def _distinct(values: np.ndarray) -> list[int]:
         distinct = np.unique(slab)
         if not np.isfinite(distinct).all() or (distinct != np.round(distinct)).any():
             raise RejectedImage("label_map_not_whole", "a label map with values that are not whole numbers: give the labels")
+        if distinct.max() > _LARGEST or distinct.min() < -_LARGEST:
+            raise RejectedImage(
+                "label_map_values", f"values {distinct.min():g} to {distinct.max():g} are no labels: give the labels"
+            )
         found.update(int(value) for value in distinct)
         if len(found) > MOST_VALUES:
             raise RejectedImage(

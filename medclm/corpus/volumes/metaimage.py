@@ -109,6 +109,8 @@ def _compare(letters: str, directions: np.ndarray) -> None:
     if len(letters) != 3 or not set(letters.upper()) <= set(_OPPOSITE) or not np.isfinite(directions).all():
         return
     nearest = np.abs(directions).argmax(axis=1)
+    if len(set(nearest.tolist())) < 3:  # no frame at all, which is told elsewhere
+        return
     ends = ["LPS"[axis] if directions[row, axis] > 0 else _OPPOSITE["LPS"[axis]] for row, axis in enumerate(nearest)]
     begins = "".join(_OPPOSITE[end] for end in ends)
     if begins != letters.upper():

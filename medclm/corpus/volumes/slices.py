@@ -126,11 +126,15 @@ class SliceSource(ABC):
     def marks(self, case: int, scan: Scan) -> Marks:
         """What is stated of it; raises RejectedImage."""
 
+    def check_classes(self) -> None:
+        """Called once every volume's marks were seen; raises ValueError for a declared class that none has."""
+        return
+
     def make_index(self, cases: int, rejects: Sequence[Reject], where: Path) -> None:
         """Choose the slices of all volumes; a volume that cannot be read is named in `rejects`.
 
         Raises:
-            ValueError: values of more than 8 bits without --modality or --window, or no slice at all.
+            ValueError: values of more than 8 bits without --modality or --window, or no slice at all, or of `check_classes`.
         """
         found = list(rejects)
         for case in tqdm(range(cases), unit="volume", desc="choosing slices", disable=None):
@@ -144,6 +148,7 @@ class SliceSource(ABC):
                 continue
             found += [*marks.rejects, *self._choose(case, cut, marks)]
         self.rejects = tuple(found)
+        self.check_classes()
         if not self._entries:
             reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(one.reason for one in found).most_common())
             raise ValueError(f"{where}: none of {cases} volumes gives a picture ({reasons or 'no lesion'}): correct the input")

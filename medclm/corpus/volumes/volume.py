@@ -126,7 +126,8 @@ def to_lps(affine: np.ndarray, space: str = "RAS") -> np.ndarray:
     for column, letter in enumerate(space):
         row, sign = _TO_LPS[letter]
         change[row, column] = sign
-    turned: np.ndarray = change @ affine
+    with np.errstate(invalid="ignore"):  # what is not finite is refused by `patient_axes`
+        turned: np.ndarray = change @ affine
     return turned
 
 
