@@ -26,7 +26,9 @@ from medclm.config import TrackingSection
 
 OFF = "off"
 RUN_FILE = "tracking.json"
-"""In a tracked folder: uri, experiment and run id, so that an evaluation joins the run that trained its checkpoint."""
+"""In a tracked folder: uri, experiment and run id, so that an evaluation joins the run that trained its checkpoint. A SQLite store
+is named relative to the folder: both can be moved together, and no home directory names its user. MLflow itself makes every local
+place absolute (resolve_uri_if_local in mlflow/utils/uri.py), so the store knows the folder that its artifacts lie in."""
 
 _log = logging.getLogger("medclm.tracking")
 _QUEUE = 2000
@@ -38,11 +40,12 @@ _LONGEST = 6000
 """MLflow's bounds: parameters or tags in a request, characters of a parameter."""
 _FORBIDDEN = re.compile(r"[^/\w.\- :]")
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_SQLITE = "sqlite:///"
 
 
 def store_uri(section: TrackingSection, output_dir: Path) -> str:
     """The tracking URI a section means; empty = SQLite file mlflow.db under `output_dir`."""
-    return section.uri or f"sqlite:///{(output_dir / 'mlflow.db').resolve()}"
+    return section.uri or f"{_SQLITE}{(output_dir / 'mlflow.db').resolve()}"
 
 
 def is_local(uri: str) -> bool:
@@ -56,8 +59,20 @@ def stored_run_id(path: Path, uri: str) -> str | None:
     for folder in (path, *path.resolve().parents[:3]):
         if (folder / RUN_FILE).is_file():
             noted = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-            return str(noted["run_id"]) if noted.get("uri") == uri else None
+            return str(noted["run_id"]) if _absolute(noted.get("uri") or "", folder) == _absolute(uri, Path()) else None
     return None
+
+
+def _absolute(uri: str, folder: Path) -> str:
+    """A store's URI with the path of a SQLite file made absolute; one that is relative counts from `folder`."""
+    return f"{_SQLITE}{(folder / uri.removeprefix(_SQLITE)).resolve()}" if uri.startswith(_SQLITE) else uri
+
+
+def _relative(uri: str, folder: Path) -> str:
+    """The same with that path relative to `folder`."""
+    if not uri.startswith(_SQLITE):
+        return uri
+    return f"{_SQLITE}{Path(os.path.relpath(Path(uri.removeprefix(_SQLITE)).resolve(), folder.resolve())).as_posix()}"
 
 
 def _client(uri: str) -> Any:
@@ -206,7 +221,7 @@ class Tracker:
 
     def _note_run(self) -> None:
         if self._owner:
-            note = {"uri": self.uri, "experiment": self.section.experiment, "run_id": self.run_id}
+            note = {"uri": _relative(self.uri, self.folder), "experiment": self.section.experiment, "run_id": self.run_id}
             (self.folder / RUN_FILE).write_text(json.dumps(note) + "\n", encoding="utf-8")
 
     def _fault(self, reason: str) -> None:
@@ -300,5 +315,5 @@ def metric_history(uri: str, run_id: str, metric: str) -> list[tuple[int, float]
 
 def _refuse_missing(uri: str) -> None:
     """Reading must not make an empty store where there is none."""
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+    if uri.startswith(_SQLITE) and not Path(uri.removeprefix(_SQLITE)).is_file():
         raise ValueError(f"no tracking store at {uri}: train first, or name the store with --tracking-uri")

@@ -163,7 +163,7 @@ def _in_hash(low: bytes, start: int, end: int) -> bool:
     left = re.search(rb"[0-9a-f]*\Z", low[max(0, start - 64) : start])
     right = re.match(rb"[0-9a-f]*", low[end : end + 64])
     run = (left.group() if left else b"") + low[start:end] + (right.group() if right else b"")
-    return len(run) >= 16 and not run.isdigit()
+    return len(run) >= 16 and re.search(rb"[a-f]", run) is not None  # a UID has dots in it, and is no hash
 
 
 def _merged(hits: list[Hit]) -> list[Hit]:

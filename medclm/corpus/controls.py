@@ -81,16 +81,14 @@ class _Tissue:
 
 
 class _Sites:
-    """Where a box of a given size meets no lesion: one site by looking at it, all of them by integral images."""
+    """Where a box of a given size meets no lesion: one site by looking at it, all of them at once by integral images."""
 
     def __init__(self, image: SourceImage, regions: Sequence[Region], tissue: _Tissue) -> None:
         self._shape = image.pixels.shape[:2]
         self._tissue = tissue
-        self._occupied = np.zeros(self._shape, bool)
         margin = round(MARGIN * min(self._shape))
         boxes = [window_of(annotation.box_px) for annotation in image.annotations]
-        for window in (*boxes, *(region.window for region in regions)):
-            self._occupied[window.grown(margin, self._shape).slices] = True
+        self._occupied = [window.grown(margin, self._shape) for window in (*boxes, *(region.window for region in regions))]
 
     def choose(self, lesion: Box, host: OrganMask | None, mirror: tuple[int, float], draw: np.random.Generator) -> Box | None:
         """A free box of the lesion's size: mirrored, else in `host`, else on tissue; None = there is no room."""
@@ -109,7 +107,9 @@ class _Sites:
         return Box(float(corner[1]), float(corner[0]), corner[1] + lesion.width, corner[0] + lesion.height) if corner else None
 
     def _is_free(self, site: Window, own: Window) -> bool:
-        if site.common(Window(0, self._shape[0], 0, self._shape[1])) != site or self._occupied[site.slices].any():
+        if site.common(Window(0, self._shape[0], 0, self._shape[1])) != site:
+            return False
+        if any(site.common(lesion) is not None for lesion in self._occupied):
             return False
         return bool(self._tissue.within(site).mean() >= _least(self._tissue.within(own)))
 
@@ -125,8 +125,11 @@ class _Sites:
         if corners is None:
             return None
         slices = Window(corners.top, corners.bottom + height - 1, corners.left, corners.right + width - 1).slices
-        free = _shares(self._occupied[slices], height, width) == 0
-        free &= _shares(place.mask[slices], height, width) >= _least(place.mask[own.slices])
+        free = _shares(place.mask[slices], height, width) >= _least(place.mask[own.slices])
+        for lesion in self._occupied:  # corners of boxes that would meet it
+            met = Window(lesion.top - height + 1, lesion.bottom, lesion.left - width + 1, lesion.right).common(corners)
+            if met is not None:
+                free[met.moved(-corners.top, -corners.left).slices] = False
         found = np.flatnonzero(free)
         if not len(found):
             return None

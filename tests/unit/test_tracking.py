@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import shutil
 import socket
 import time
 from pathlib import Path
@@ -72,6 +73,19 @@ def test_everything_lies_under_the_output_folder(store):
     assert [path.name for path in root.glob("mlartifacts/**/overlay.png")] == ["overlay.png"]
     assert not Path("mlruns").exists()
     assert len(lines(root / "demo")) == 4
+
+
+def test_a_run_names_its_store_without_a_home_directory_and_is_still_joined_after_a_move(store, tmp_path):
+    root, run_id = store
+    noted = json.loads((root / "demo" / "tracking.json").read_text())
+    assert noted == {"uri": "sqlite:///../mlflow.db", "experiment": "trial", "run_id": run_id}
+    moved = tmp_path / "moved"
+    shutil.copytree(root / "demo", moved / "demo")
+    uri = store_uri(TrackingSection(), moved)
+    assert stored_run_id(moved / "demo" / "checkpoints" / "step_000003", uri) == run_id
+    assert stored_run_id(moved / "demo", store_uri(TrackingSection(), root)) is None  # another store, whatever it holds
+    (moved / "demo" / "tracking.json").write_text(json.dumps({**noted, "uri": uri}))
+    assert stored_run_id(moved / "demo", uri) == run_id
 
 
 def test_reader_names_what_there_is(store, tmp_path):
