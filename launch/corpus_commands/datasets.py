@@ -48,6 +48,7 @@ def make_source(args: argparse.Namespace) -> Source:
         image_labels=args.image_labels,
         split_list=args.split_list,
         reports=args.reports,
+        reports_deidentified=args.reports_deidentified,
         readers=args.readers,
         lesions=names(args.lesions),
         slices=args.slices,
@@ -160,6 +161,11 @@ def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--split-list", type=Path, metavar="FILE", help="the dataset's own split")
     group.add_argument("--reports", type=Path, metavar="PATH", help="reports that belong to the images")
     group.add_argument(
+        "--reports-deidentified",
+        action="store_true",
+        help="identifiers were removed from the reports; without this no report is stored, with it they are still screened",
+    )
+    group.add_argument(
         "--readers",
         choices=("fuse", "majority", "all"),
         default="fuse",
@@ -214,6 +220,8 @@ def settings(args: argparse.Namespace, writer: Writer) -> dict[str, object]:
         name: getattr(args, name)
         for name in (*_DESCRIBED["phantoms" if args.source == "phantoms" else "dataset"], *shown_flags(args))
     }
+    if shown.get("alias"):  # what a file writes may name a person; what it means does not
+        shown["alias"] = sorted({value.partition("=")[2].strip() for value in shown["alias"]})
     phrases = getattr(writer, "phrases", None)
     shown["language"] = phrases.language if phrases is not None else "en"  # never the path of a language file
     return {name: value for name, value in shown.items() if value not in (None, "", [])}

@@ -111,7 +111,7 @@ def builds(source: Path, out: Path, key: Path) -> Iterator[tuple[object, ...]]:
     key.write_text("5eed" * 16)
     key.chmod(0o600)
     boxes = ("--source", "coco", "--annotations")
-    told = ("--patient-field", "patient", "--split-field", "set", "--reports", films / "reports.csv")
+    told = ("--patient-field", "patient", "--split-field", "set", "--reports", films / "reports.csv", "--reports-deidentified")
     seen = ("--modality", "DX", "--plane", "frontal", "--orientation", "L\\F", "--exhaustive", "nodule,mass")
     lesions = ("--lesions", "liver tumor", "--exhaustive", "liver tumor")
     parts = {

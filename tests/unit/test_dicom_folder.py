@@ -64,7 +64,7 @@ def test_segments_among_the_lesions_are_annotations_and_the_others_organs(tmp_pa
     source = DicomSource(None, tmp_path, options(lesions=("liver tumor",), window=(0, 9)))
     first, second, third = read_all(source)
     (lesion,) = first.annotations
-    assert (lesion.class_source, lesion.lesion_class, lesion.box_px) == ("Liver Tumour", "liver tumor", Box(20, 10, 24, 16))
+    assert (lesion.class_source, lesion.lesion_class, lesion.box_px) == ("liver tumor", "liver tumor", Box(20, 10, 24, 16))
     np.testing.assert_array_equal(lesion.mask, SPOT)
     np.testing.assert_array_equal(first.organs["liver"], SPOT)
     assert lesion.lesion_3d == second.annotations[0].lesion_3d
@@ -179,7 +179,7 @@ def test_masks_that_fit_no_picture_are_refused_and_their_class_is_in_doubt(tmp_p
 
 def test_a_mask_beside_its_picture_is_refused(tmp_path: Path) -> None:
     volume(tmp_path, heights=(0,))
-    made = segmentation([(1, SPOT, {"uid": "1.2.0", "z": 50})], {1: ("organ of Doe", ""), 2: ("mass", "")})
+    made = segmentation([(1, SPOT, {"uid": "1.2.0", "z": 50})], {1: ("liver", ""), 2: ("mass", "")})
     saved(tmp_path / "seg", made)
     image = DicomSource(None, tmp_path, options(lesions=("mass",), window=(0, 9))).read(0)
     assert [(one.reason, "Doe" in one.detail) for one in image.rejects] == [("mask_off_plane", False)]
@@ -329,6 +329,22 @@ def test_the_real_samples_by_their_counts() -> None:
     planes = Counter(one.plane for one in images if one.modality in ("CT", "MR"))
     assert planes == {"axial": 11, "sagittal": 7, "oblique": 1, "frontal": 1, "lateral": 1}
     found = [(annotation.lesion_class, image.index) for image in images for annotation in image.annotations]
-    assert Counter(name for name, _ in found) == {"bone": 2, "first segment": 2}
+    assert Counter(name for name, _ in found) == {"bone": 2}
+    undeclared = Counter(one.reason for image in images for one in image.rejects)
+    assert undeclared["name_undeclared"] > 0  # a label typed by hand: "first segment"
     assert all(one.annotations[0].mask.any() for one in images if one.annotations)
     assert not any("Doe" in repr(one.attributes) or "2004" in repr(one.attributes) for one in images)
+
+
+def test_a_name_typed_by_hand_is_stored_only_where_it_is_known_or_declared(tmp_path: Path) -> None:
+    volume(tmp_path)
+    typed = {1: ("liver tumor Zawadzka", ""), 2: ("Kidney Left", "")}
+    segmented(tmp_path, typed)
+    plain = read_all(DicomSource(None, tmp_path, options(window=(0, 9))))
+    assert {one.lesion_class for image in plain for one in image.annotations} == {"left kidney"}
+    assert "name_undeclared" in {one.reason for image in plain for one in image.rejects}
+    aliases = {"liver tumor Zawadzka": "liver tumor"}
+    declared = read_all(DicomSource(None, tmp_path, options(window=(0, 9), aliases=aliases)))
+    assert {one.lesion_class for image in declared for one in image.annotations} == {"liver tumor", "left kidney"}
+    for image in (*plain, *declared):
+        assert "awadzka" not in repr((image.annotations, image.rejects, sorted(image.organs)))

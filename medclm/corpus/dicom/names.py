@@ -28,6 +28,11 @@ class Named:
     """left, right or nothing, as coded."""
 
     @property
+    def coded(self) -> str:
+        """Meaning of its code without a number, where that says something; "" otherwise."""
+        return "" if self.type.casefold() in _VAGUE else _unnumbered(self.type)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Without side and number; empty where it has no name at all."""
         vague = self.type.casefold() in _VAGUE or not self.type

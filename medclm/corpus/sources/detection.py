@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 
 from medclm.corpus.contract import Reject, RejectedImage, SourceAnnotation, SourceImage
+from medclm.corpus.report_privacy import withheld_rejects
 from medclm.corpus.sources.files import Folder
 from medclm.corpus.sources.opened import Opened as Opened
 from medclm.corpus.sources.opened import open_picture, shown_pixels
 from medclm.corpus.sources.options import SourceOptions
 from medclm.corpus.sources.organ_masks import gather_organs
 from medclm.corpus.sources.organ_specs import read_spec
-from medclm.corpus.sources.reports import open_reports
+from medclm.corpus.sources.reports import Reports, open_reports
 from medclm.corpus.sources.vocabulary import in_doubt
 from medclm.types import Box
 
@@ -70,8 +71,8 @@ class Facts:
     """What organ templates may refer to."""
     organs: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Organ name -> (H, W) bool in the annotator's frame, where the source itself has them; they go before declared ones."""
-    organ_rejects: tuple[Reject, ...] = ()
-    """Organs of the source that could not be used."""
+    rejects: tuple[Reject, ...] = ()
+    """What could not be used of the picture besides its annotations: organs, sentences of its report."""
     scope_open: bool = True
     """False where annotations of this image may be missing, so that nothing may be said to be absent."""
     scope: tuple[str, ...] = ()
@@ -167,7 +168,7 @@ class PictureSource(ABC):
         self._organ_root = Folder(options.organ_root or organ_root)
         for spec in options.organs:
             read_spec(spec)
-        self._reports = open_reports(options.reports) if options.reports is not None else None
+        self._reports = _declared_reports(options)
 
     @property
     def rejects(self) -> Sequence[Reject]:
@@ -220,9 +221,32 @@ class PictureSource(ABC):
         if self._reports is None or facts.report:
             return facts
         study = facts.study or self._reports.study_of(facts.key)
-        # two views of one report are of one patient, whoever that is
+        found = self._reports.screened_of(facts.key, facts.study)
         return replace(
-            facts, report=self._reports.report_of(facts.key, facts.study), study=study, patient=facts.patient or study
+            facts,
+            report=found.sections,
+            rejects=(*facts.rejects, *withheld_rejects(facts.index, found.withheld)),
+            study=study,
+            patient=facts.patient or study,  # two views of one report are of one patient, whoever that is
+        )
+
+
+def _declared_reports(options: SourceOptions) -> Reports | None:
+    if options.reports is None:
+        return None
+    require_deidentified(options)
+    return open_reports(options.reports)
+
+
+def require_deidentified(options: SourceOptions) -> None:
+    """Reports are stored only where the user says that identifiers were removed; screening by spelling does not find them all.
+
+    Raises:
+        ValueError: it was not said; names the flag.
+    """
+    if not options.reports_deidentified:
+        raise ValueError(
+            "report texts name people: give --reports-deidentified where identifiers were removed from them, or leave them out"
         )
 
 
@@ -271,7 +295,7 @@ def assemble(opened: Opened, stated: Sequence[Stated], facts: Facts, options: So
         report=facts.report,
         origin=facts.origin,
         origin_patient=facts.origin_patient,
-        rejects=(*rejects, *organ_rejects, *facts.organ_rejects),
+        rejects=(*rejects, *organ_rejects, *facts.rejects),
     )
 
 

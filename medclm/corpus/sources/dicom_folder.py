@@ -21,7 +21,8 @@ from medclm.corpus.dicom.drawing import Drawings, Recent
 from medclm.corpus.dicom.index import Picture, index_folder, volume_sample
 from medclm.corpus.dicom.marks import Mark, find_marks
 from medclm.corpus.dicom.picture import Scale, mr_scale, signal_values
-from medclm.corpus.sources.classes import organ_name
+from medclm.corpus.organs import TABLE, structure
+from medclm.corpus.sources.classes import ALIASES, organ_name
 from medclm.corpus.sources.detection import (
     Facts,
     RefusedAnnotation,
@@ -37,6 +38,8 @@ from medclm.corpus.sources.shapes import mask_extent
 
 NEAR_MM = 10.0
 """A slice nearer than this to one that shows a class may show a little of it, and is no negative for it."""
+_PLAIN_FINDINGS = frozenset({*ALIASES.values(), "tumor", "lymph node"})
+"""Names of findings that the table of organs has no row for."""
 SAMPLED = 24
 """Pictures that the window of an MR volume is computed from."""
 
@@ -96,7 +99,7 @@ class DicomSource:
                 key=f"{placed.uid}#{placed.frame}",
                 fields={"stem": path.stem, "file_name": path.name},
                 organs=organs,
-                organ_rejects=tuple(rejects),
+                rejects=tuple(rejects),
                 scope_open=placed.series in self._segmented,
                 image_labels=dict.fromkeys(sorted(self._doubts.get(index, set()) - seen), "uncertain"),
             )
@@ -105,10 +108,22 @@ class DicomSource:
             raise with_loss(rejection, len(lesions)) from rejection
 
     def _lesion(self, mark: Mark) -> str | None:
-        """The class of a mark as its file writes it; None = it is an organ, or has no name."""
-        names = (*mark.named.names, mark.named.organ)
+        """The canonical class of a mark; None = it is an organ, or has no name that may be stored."""
         wanted = self._options.lesions
-        return next((name for name in names if not wanted or self._options.canonical(name) in wanted), None)
+        for name in (*mark.named.names, mark.named.organ):
+            lesion_class = self._options.canonical(name)
+            if lesion_class in wanted or (not wanted and self._may_store(name, mark)):
+                return lesion_class
+        return None
+
+    def _may_store(self, name: str, mark: Mark) -> bool:
+        """Whether a name is coded, declared or known: what was typed by hand may hold the name of a person."""
+        options = self._options
+        known = options.canonical(name)
+        declared = {*(options.canonical(target) for target in options.aliases.values()), *options.exhaustive}
+        if not known or name == mark.named.coded or known in declared:
+            return bool(known)
+        return known in TABLE or known in _PLAIN_FINDINGS or structure(known) is not None
 
     def _stated(self, mark: Mark, name: str, picture: Picture, size: tuple[int, int], first: int) -> list[Stated]:
         """One annotation for each connected part of a segment, one for a region of contours."""
@@ -131,6 +146,9 @@ class DicomSource:
             try:
                 if not organ:
                     raise RejectedImage("class_missing", "the segment or region has no name: give it one")
+                if not any(self._may_store(name, mark) for name in (*mark.named.names, mark.named.organ)):
+                    detail = "a name typed by hand that is no known organ or class: declare it with --lesions or --alias"
+                    raise RejectedImage("name_undeclared", detail)
                 mask = self._drawings.mask(mark, picture.placed.plane, size)
             except RejectedImage as rejection:
                 rejects.append(Reject(f"{picture.index}.organs[{number}]", rejection.reason, rejection.detail))

@@ -80,6 +80,8 @@ class SourceOptions:
     """The dataset's own split: NIH's test list, MIMIC's split table."""
     reports: Path | None = None
     """Folder or table of reports that belong to the images."""
+    reports_deidentified: bool = False
+    """The user's word that identifiers were removed from the reports; without it none is stored."""
     readers: str = "fuse"
     """Several readers per image: fuse (overlapping boxes become one), majority (at least half of them marked it) or all."""
     lesions: tuple[str, ...] = ()

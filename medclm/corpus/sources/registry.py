@@ -35,6 +35,7 @@ _COMMON = frozenset(
         "max_pixels",
         "box_frame",
         "reports",
+        "reports_deidentified",
     }
 )
 """Options that every format reads."""

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medclm.corpus.contract import Reject, RejectedImage
-from medclm.corpus.sources.detection import Facts, PictureSource, Stated
+from medclm.corpus.report_privacy import withheld_rejects
+from medclm.corpus.sources.detection import Facts, PictureSource, Stated, require_deidentified
 from medclm.corpus.sources.official import split_of
 from medclm.corpus.sources.options import SourceOptions
 from medclm.corpus.sources.picture_files import PictureFiles
@@ -39,9 +40,11 @@ class ReportSource(PictureSource):
         """Reads the reports' index and the tables.
 
         Raises:
-            ValueError: reports, tables or pictures are missing or not of a known layout, or nothing names a picture.
+            ValueError: reports, tables or pictures are missing or not of a known layout, nothing names a picture, or the
+                reports were not declared free of identifiers.
         """
         super().__init__(options, annotations if annotations.is_dir() else annotations.parent)
+        require_deidentified(options)
         check_declared(annotations, options, ())
         self._pictures = PictureFiles(image_root)
         self._texts = open_reports(annotations)
@@ -63,6 +66,7 @@ class ReportSource(PictureSource):
 
     def facts(self, index: int) -> Facts:
         item = self._items[index]
+        found = self._texts.screened_of(item.name, item.study)
         return Facts(
             index=f"images[{index}]",
             key=item.name,
@@ -72,7 +76,8 @@ class ReportSource(PictureSource):
             fields={"stem": item.name, "file_name": item.name},
             scope_open=False,
             view=item.view,
-            report=self._texts.report_of(item.name, item.study),
+            report=found.sections,
+            rejects=withheld_rejects(f"images[{index}]", found.withheld),
         )
 
     def stated(self, index: int, size: tuple[int, int]) -> list[Stated]:

@@ -244,7 +244,7 @@ class SliceSource(ABC):
             key=f"{loaded.scan.key}#{cut.plane or 'stored'}{at}",
             patient=loaded.scan.patient,
             organs=masks,
-            organ_rejects=tuple(loaded.rejects) if first else (),
+            rejects=tuple(loaded.rejects) if first else (),
             scope_open=sure and loaded.marks.complete,
             image_labels=uncertain,
         )
