@@ -83,6 +83,7 @@ def flags(folder: Path) -> list[str]:
         *("--source", "coco", "--annotations", str(folder / "boxes.json"), "--image-root", str(folder / "images")),
         *("--modality", "DX", "--plane", "frontal", "--orientation", "L\\F", "--patient-field", "patient"),
         *("--organ", "*=masks", "--exhaustive", ",".join(CLASSES)),
+        *("--near-duplicates", "ignore"),  # the pictures differ by little but noise
     ]
 
 

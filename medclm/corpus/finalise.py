@@ -74,6 +74,8 @@ class BuildReport:
     domains: int
     without_partner: int
     """Records that could have a Hard stage but found no partner."""
+    near_duplicates: int
+    """Groups of pictures of different patients that show one exposure; their patients are in one split."""
     rejects: Mapping[str, int]
     """By reason."""
 
@@ -167,6 +169,7 @@ class _Writing:
             stages=dict(self.stages),
             domains=len(manifest["domains"]),
             without_partner=self.plan.without_partner,
+            near_duplicates=self.plan.near_duplicates,
             rejects=Counter(reject.reason for reject in self.plan.rejects),
         )
 
