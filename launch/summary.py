@@ -1,6 +1,6 @@
 """Say what a trained and evaluated run learned, in three lines, and where to find what it left behind.
 
-    python launch/summary.py runs/demo
+python launch/summary.py runs/demo
 """
 
 import os

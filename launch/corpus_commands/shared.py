@@ -79,6 +79,11 @@ def print_report(report: BuildReport) -> None:
     print(f"{report.folder}: {sum(report.records.values())} records ({splits}) of {report.domains} domains")
     print(f"  stages offered: {stages}; without a Hard partner: {report.without_partner}")
     print(f"  images {report.images}, annotations {report.annotations}, studies {report.studies}")
+    if report.without_patient:
+        print(
+            f"  warning: {report.without_patient} images state no patient and count as one each: pictures of one patient may be in two "
+            "splits; give --patient-field or --patient-pattern"
+        )
     if report.near_duplicates:
         print(f"  near-duplicates of different patients: {report.near_duplicates} groups, each in one split")
     for reason, count in Counter(report.rejects).most_common():

@@ -13,7 +13,7 @@ Facts of an annotation are plain JSON values; a key is present only where it is 
     image_position, side, side_of, vertical, depth    see locations.py
     location             the address made of them, as a noun phrase
     area_share           share of the host's area, 0..1 (not for controls, as all below)
-    size_mm              [longer, shorter] side of the box in millimetres; only with spacing
+    size_mm              [longer, shorter] side of the box in millimetres; only with spacing, and off the picture's edge
     intensity            opacity, lucency; hyper- or hypoattenuating, -intense, -echoic, against `intensity_reference`
     intensity_effect     difference to the reference in its standard deviations
     sequence             the MR technique that `intensity` holds for
@@ -37,6 +37,7 @@ from medclm.corpus.locations import height_word, image_position, owns_side, part
 from medclm.corpus.organs import TABLE, Plausible, ancestors, read_name, row_for, side_in_class, structure
 from medclm.corpus.regions import Region
 from medclm.corpus.sides import SideDisagrees, patient_side
+from medclm.types import Box
 
 UNSPOKEN = frozenset({"organ_candidates", "organ_margin", "host_box", "intensity_effect"})
 """Keys that say how a fact was found, for reports and reviewers; no text may be made of them."""
@@ -86,11 +87,17 @@ def measured_facts(scene: Scene, annotation: SourceAnnotation, region: Region, h
     facts: dict[str, Any] = {}
     if host.mask is not None and not host.mask.is_box and host.score:
         facts["area_share"] = round(host.score * region.area / host.mask.closed.area, 4)
-    if scene.image.spacing_mm is not None:
+    if scene.image.spacing_mm is not None and not _cut_off(annotation.box_px, scene.image.pixels.shape):
         row_mm, column_mm = scene.image.spacing_mm
         sides = annotation.box_px.height * row_mm, annotation.box_px.width * column_mm
         facts["size_mm"] = [round(float(max(sides)), 1), round(float(min(sides)), 1)]
     return facts
+
+
+def _cut_off(box_px: Box, shape: tuple[int, ...]) -> bool:
+    """Whether a box reaches the picture's edge: what is seen of it is a part of unknown size."""
+    height, width = shape[:2]
+    return box_px.x0 < 1 or box_px.y0 < 1 or box_px.x1 > width - 1 or box_px.y1 > height - 1
 
 
 def link(image: SourceImage, *, seed: int, table: Mapping[str, Plausible] = TABLE) -> LinkedImage:

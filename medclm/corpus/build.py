@@ -135,7 +135,12 @@ def build_task(source: Source, writer: Writer, out: Path, options: BuildOptions,
 def _open(source: Source, writer: Writer, out: Path, options: BuildOptions) -> tuple[list[Path], dict[str, Any]]:
     """The part files, in order, and what `finalise` is told of this build."""
     if not len(source):
-        raise ValueError(f"source {source.name}: has no images: check its files and options")
+        first = {reject.reason: reject for reject in reversed(source.rejects)}
+        why = "".join(
+            f"\n  {n:7d}  {reason} (first: {first[reason].index}: {first[reason].detail})"
+            for reason, n in Counter(reject.reason for reject in source.rejects).most_common()
+        )
+        raise ValueError(f"source {source.name}: has no images: check its files and options{':' if why else ''}{why}")
     settings = {
         "version": medclm.__version__,
         "source": _digest([source.name, type(source).__name__, len(source), _plain(vars(source)), options.identity]),

@@ -74,6 +74,8 @@ class BuildReport:
     domains: int
     without_partner: int
     """Records that could have a Hard stage but found no partner."""
+    without_patient: int
+    """Images whose patient nobody stated; each counts as its own."""
     near_duplicates: int
     """Groups of pictures of different patients that show one exposure; their patients are in one split."""
     rejects: Mapping[str, int]
@@ -169,6 +171,7 @@ class _Writing:
             stages=dict(self.stages),
             domains=len(manifest["domains"]),
             without_partner=self.plan.without_partner,
+            without_patient=sum(not self.plan.images[name].patient_known for name in self.image_row),
             near_duplicates=self.plan.near_duplicates,
             rejects=Counter(reject.reason for reject in self.plan.rejects),
         )
@@ -180,7 +183,8 @@ class _Writing:
                 stored = {"bytes": self.rows.blob(place), "path": None}
                 body = self.rows.body(place)
                 del body["index"]
-                body.pop("fingerprint", None)
+                for name in ("fingerprint", "patient_known"):
+                    body.pop(name, None)
                 writer.write({**body, "image": stored, "prior_image_row": -1})
         self.entries += writer.entries
 
@@ -278,6 +282,7 @@ def _sources(images: Sequence[PlannedImage]) -> dict[str, Any]:
             "shareable": all(image.shareable for image in some),
             "label_scope": sorted({label for image in some for label in image.scope}),
             "images_without_scope": sum(not image.scope for image in some),
+            "images_without_patient": sum(not image.patient_known for image in some),
         }
         for name, some in sorted(grouped.items())
     }

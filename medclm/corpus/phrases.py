@@ -8,6 +8,7 @@ Lists of a language file:
     questions.STAGE.KIND        at least `LEAST` each; Easy about the drawn box, Medium about the whole image
     verbs.RELATION              [of one box, of several] each
     clauses.label, .labels      end a rationale with its class, of one lesion or of several
+    clauses.label_measured      does so after a measured appearance, which the class then fits
     clauses.absent_here, .absent_anywhere    a class that a control box, or the whole image, does not show
     clauses.size                goes before the label
 """
@@ -45,6 +46,7 @@ _NEEDED = {
 }
 _CLAUSES = {
     "label": {"one"},
+    "label_measured": {"one"},
     "labels": {"many"},
     "absent_here": {"name"},
     "absent_anywhere": {"name", "one"},

@@ -38,6 +38,7 @@ class PlannedImage:
     scope: tuple[str, ...]
     study: str | None
     fingerprint: str | None = None
+    patient_known: bool = True
     annotations: list[tuple[str, Place]] = field(default_factory=list)
     shared: set[str] = field(default_factory=set)
     """Ids that other patients may have too: lesions in space, origins."""
@@ -139,6 +140,7 @@ def _image(place: Place, body: Mapping[str, Any]) -> PlannedImage:
         scope=tuple(body["label_scope"]),
         study=body["study"],
         fingerprint=body.get("fingerprint"),
+        patient_known=body.get("patient_known", True),
         shared={body[name] for name in ("origin", "origin_patient") if body[name]},
     )
 

@@ -138,9 +138,12 @@ def seen(number: int, facts: Mapping[str, Any]) -> Clause | None:
     return Clause("intensity", f", {word} to the rest of it", number)
 
 
-def label(number: int, facts: Mapping[str, Any], phrases: Phrases, draw: np.random.Generator) -> Clause:
-    """Which label this supports."""
-    return Clause("label", pick(phrases.clauses["label"], draw).format(one=one(facts["label"])), number)
+def label(
+    number: int, facts: Mapping[str, Any], phrases: Phrases, draw: np.random.Generator, *, measured: bool = False
+) -> Clause:
+    """Which label this supports; words such as `fits` only after something that was measured."""
+    phrasing = pick(phrases.clauses["label_measured" if measured else "label"], draw)
+    return Clause("label", phrasing.format(one=one(facts["label"])), number)
 
 
 def measured(number: int, facts: Mapping[str, Any], phrases: Phrases, draw: np.random.Generator) -> Clause:
@@ -156,7 +159,7 @@ def lesion(
         where([number], facts, phrases, draw),
         seen(number, facts),
         measured(number, facts, phrases, draw) if size else None,
-        label(number, facts, phrases, draw),
+        label(number, facts, phrases, draw, measured="intensity" in facts),
     ]
     return [clause for clause in clauses if clause is not None]
 
@@ -176,7 +179,7 @@ def lesions(
     for at, fact in enumerate(facts):
         groups.setdefault(f"{fact['relation']} {fact['location']} {fact.get('overlaps')}", []).append(at)
     if len(groups) > GROUPED:
-        return _by_organ(numbers, facts)
+        return _by_organ(numbers, facts, phrases)
     clauses: list[Clause] = []
     for members in groups.values():
         clause = where([numbers[at] for at in members], facts[members[0]], phrases, draw)
@@ -184,17 +187,18 @@ def lesions(
     return [*clauses, Clause("label", pick(phrases.clauses["labels"], draw).format(many=many(facts[0]["label"])), numbers[0])]
 
 
-def _by_organ(numbers: Sequence[int], facts: Sequence[Mapping[str, Any]]) -> list[Clause]:
-    """Lesions in too many places to spell out: `<box:0>, <box:1> and <box:3> in the liver; <box:2> in the spleen: cysts.`"""
-    groups: dict[str, list[int]] = {}
+def _by_organ(numbers: Sequence[int], facts: Sequence[Mapping[str, Any]], phrases: Phrases) -> list[Clause]:
+    """Lesions in too many places to spell out: `<box:0>, <box:1> and <box:3> lie in the liver; <box:2> lies in the spleen: cysts.`"""
+    groups: dict[tuple[str, str], list[int]] = {}
     for number, fact in zip(numbers, facts, strict=True):
-        words = f"{_PREPOSITIONS[fact['relation']]} the {fact['organ']}" if "organ" in fact else "in the image"
-        groups.setdefault(words, []).append(number)
+        place = (fact["relation"], fact["organ"]) if "organ" in fact else ("unknown", "image")
+        groups.setdefault(place, []).append(number)
     clauses: list[Clause] = []
-    for words, members in groups.items():
+    for (relation, organ), members in groups.items():
+        verb = phrases.verbs[relation][0][len(members) > 1]
         boxes = listing([f"<box:{number}>" for number in members])
-        fact_key = "image_position" if words == "in the image" else "organ"
-        clauses.append(Clause(fact_key, f"{'; ' if clauses else ''}{boxes} {words}", members[0]))
+        fact_key = "image_position" if organ == "image" else "organ"
+        clauses.append(Clause(fact_key, f"{'; ' if clauses else ''}{boxes} {verb} the {organ}", members[0]))
     return [*clauses, Clause("label", f": {many(facts[0]['label'])}.", numbers[0])]
 
 
@@ -257,7 +261,7 @@ def findings(facts: Sequence[Mapping[str, Any]]) -> str:
     return " ".join(finding(same[0], number=len(same)) for same in groups.values())
 
 
-def finding(facts: Mapping[str, Any], number: int = 1) -> str:
+def finding(facts: Mapping[str, Any], number: int = 1, *, size: bool = False) -> str:
     """One sentence: `Hypoattenuating cyst in the anterior part of the left kidney, 12 x 9 mm.`"""
     word = facts.get("intensity", "")
     head, tail = facts["label"] if number == 1 else many(facts["label"]), ""
@@ -267,7 +271,7 @@ def finding(facts: Mapping[str, Any], number: int = 1) -> str:
         tail = f", seen as {one(word)}"
     elif word:
         head = f"{word} {head}"
-    if "size_mm" in facts:
+    if size and "size_mm" in facts:
         tail += f", {size_words(facts)}"
     head = head if number == 1 else f"{number_word(number)} {head}"
     return f"{head[0].upper()}{head[1:]} {_PREPOSITIONS[facts['relation']]} the {facts['location']}{tail}."

@@ -33,13 +33,14 @@ def image_rows(linked: LinkedImage, drafts: Iterable[Draft], ids: Ids, *, finger
 
     Bodies hold the columns of data/schema.py except row numbers. In their place an annotation has `image`, a record has
     `index`, `image`, `annotations`, `easy_image`, `lend` (its Hard texts for others) and `hard` (a stated pairing, or None). An
-    image has `index` and `fingerprint` beside its columns, the latter only where near-duplicates are to be found.
+    image has `index`, `patient_known` and `fingerprint` beside its columns, the last only where near-duplicates are to be found.
     """
     image = linked.image
     image_id = ids.make("image", image.source, image.key)
     patient = _patient_id(image, ids)
     study = _study_id(image, ids)
     body = _image_body(image, image_id, patient, study, ids)
+    body["patient_known"] = image.patient is not None
     body["fingerprint"] = fingerprint(image.pixels).to_hex() if fingerprints else None
     rows = [PartRow("image", image_id, body, encode_png(image.pixels))]
     if image.report:

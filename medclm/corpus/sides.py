@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from medclm.corpus.contract import SourceImage
 from medclm.corpus.hosts import Host, Scene
-from medclm.corpus.locations import IMAGE_ONLY, Midline, middle_of, side_word
+from medclm.corpus.locations import BAND, IMAGE_ONLY, Axis, Midline, middle_of, side_word
 from medclm.corpus.organs import SYMMETRIC
 from medclm.corpus.regions import Region
 
@@ -44,11 +44,18 @@ def patient_side(scene: Scene, region: Region, host: Host, class_side: str | Non
     seen = side_word(region, axis, midline)
     if word is None:
         return seen
-    if midline.measured and seen == _OPPOSITE.get(word):
+    if seen == _OPPOSITE.get(word) and (midline.measured or _wholly_beyond(region, axis, midline)):
         offset = abs(region.centre(axis.image_axis) - midline.position_px)
         source = next(iter(sides))
         raise SideDisagrees(f"{source} says {word}, the directions {seen} ({offset:.0f} px from the midline)")
     return word
+
+
+def _wholly_beyond(region: Region, axis: Axis, midline: Midline) -> bool:
+    """Whether no pixel of a region reaches a guessed middle: then even a guess tells that a stated side is wrong."""
+    low, high = region.extent(axis.image_axis)
+    band = 2 * BAND * midline.width_px
+    return bool(low > midline.position_px + band or high < midline.position_px - band)
 
 
 def header_side(image: SourceImage) -> str | None:

@@ -44,6 +44,7 @@ def picture(*lesions: tuple[str, float, float, float], **changes) -> LinkedImage
         "plane": "axial",
         "patient_directions": "L\\P",
         "label_scope": ("cyst", "mass"),
+        "image_labels": {"no finding": "present" if not lesions else "absent"},
     }
     return link(SourceImage(**given | changes), seed=0)
 
@@ -259,6 +260,40 @@ def test_several_of_a_class_are_answered_with_all_boxes_or_by_the_largest():
     assert linked.annotations[where.annotations[0]].facts["largest"]
 
 
+def test_the_and_the_largest_need_to_know_every_lesion_they_could_mean():
+    some = (("cyst", 5, 5, 10), ("mass", 60, 70, 16))
+    definite = re.compile(r"\bthe (?:largest |)(?:cyst|mass|finding)e?s?\b")
+    for scope, labels in (((), {}), (("cyst",), {}), (("cyst", "mass"), {}), (("cyst",), {"no finding": "absent"})):
+        linked = picture(*some, label_scope=scope, image_labels=labels)
+        for seed in range(12):
+            for draft in drafts(linked, seed=seed):
+                asked = (
+                    (draft.medium.question, draft.lend.question) if draft.medium and draft.question_kind != "describe" else ()
+                )
+                for question in asked:
+                    for words in definite.findall(question):
+                        assert any(name in words for name in scope), question
+    linked = picture(*some, label_scope=(), image_labels={})
+    (where, _) = drafts(linked, "where")
+    assert "a cyst in this image" in where.medium.question or "a mass in this image" in where.medium.question
+    assert drafts(linked, "compare") == []
+    lone = picture(("cyst", 5, 5, 10), label_scope=(), image_labels={})
+    assert "a finding in this image" in drafts(lone, "what")[0].medium.question
+
+
+def test_a_part_is_not_compared_with_its_whole():
+    whole = picture(("mass", 5, 5, 30), ("cyst", 10, 10, 8))
+    assert drafts(whole, "compare") == []
+
+
+def test_a_report_that_names_sides_is_no_answer_where_no_side_is_known():
+    report = {"findings": "A cyst in the left kidney.", "language": "en"}
+    (known,) = drafts(picture(("cyst", 60, 70, 12), report=report), "describe")
+    assert known.medium.answer == report["findings"]
+    (unknown,) = drafts(picture(("cyst", 60, 70, 12), report=report, patient_directions=None), "describe")
+    assert "left" not in unknown.medium.answer.replace("left of the image", "")
+
+
 def test_several_classes_are_told_apart_by_size_or_place():
     linked = picture(("cyst", 5, 5, 10), ("mass", 60, 70, 10))
     subjects = {draft.medium.answer: draft.medium.question for draft in drafts(linked, "what")}
@@ -271,7 +306,10 @@ def test_several_classes_are_told_apart_by_size_or_place():
 def test_many_places_are_told_by_organ():
     linked = picture(*(("cyst", x, y, 8) for x, y in ((5, 2), (5, 22), (5, 42), (60, 63), (60, 80))))
     (offered,) = [draft for draft in drafts(linked, "what") if draft.medium]
-    assert offered.medium.rationale == "<box:0>, <box:1> and <box:2> in the liver; <box:3> and <box:4> in the kidney: cysts."
+    assert (
+        offered.medium.rationale
+        == "<box:0>, <box:1> and <box:2> lie in the liver; <box:3> and <box:4> lie in the kidney: cysts."
+    )
     assert check_draft(offered, linked) == []
 
 
@@ -312,9 +350,9 @@ def test_negatives_need_scope_absence_and_certainty():
 
 
 def test_an_image_without_findings_offers_medium_alone():
-    (draft,) = drafts(picture())
+    (draft,) = drafts(picture(image_labels={}))
     assert draft.domain in ("cyst / CT", "mass / CT")
-    (said,) = drafts(picture(image_labels={"no finding": "present"}))
+    (said,) = drafts(picture())
     assert said.domain == "no finding / CT"
     assert (draft.annotations, draft.easy, draft.question_kind) == ((), None, "presence")
     assert draft.medium.answer == draft.lend.answer == "No"

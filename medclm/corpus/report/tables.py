@@ -60,6 +60,12 @@ def tables(summary: Summary) -> list[Table]:
 def warnings(summary: Summary) -> list[str]:
     """What a person should know before training."""
     found = [f"split {split} is empty" for split in SPLITS if not summary.records["split"][split]]
+    for name, source in summary.manifest.get("sources", {}).items():
+        if unknown := source.get("images_without_patient", 0):
+            found.append(
+                f"source {name}: {unknown} images state no patient and count as one each: pictures of one patient may be in two "
+                "splits (--patient-field, --patient-pattern)"
+            )
     for key in summary.one_sided():
         balance = summary.hard[key]
         answers = f"{balance.share:.0%} of {balance.answers.total()} Hard answers are {balance.majority[0]!r}"
@@ -167,7 +173,7 @@ def _organs(summary: Summary) -> Table:
         rows.append((name, str(counts.lesions), *relations, *margins, str(counts.without_row)))
     without = sum(counts.without_row > 0 for counts in summary.lesions.classes.values())
     notes = (
-        f"{without} of {len(summary.lesions.classes)} classes have no row in the table of plausible organs: all organs were candidates",
+        f"{without} of {len(summary.lesions.classes)} classes have no row in the table of plausible organs: all organs were candidates; a class that is an organ itself has no host",
         "margin: score of the host less that of the best unrelated organ, where masks decided; 1 = no rival, near 0 = a toss-up",
     )
     header = (
@@ -176,7 +182,7 @@ def _organs(summary: Summary) -> Table:
         *(name.replace("_", " ") for name in RELATIONS),
         "margin median",
         "10th pct",
-        "of",
+        "with a margin",
         "no table row",
     )
     return Table("organ relation by class", header, rows, notes=notes)

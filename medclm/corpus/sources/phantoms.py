@@ -96,7 +96,10 @@ class PhantomSource:
             original_size=(self.size, self.size),
             attributes={"sex": patient.sex, "age_decade": patient.age_decade},
             label_scope=CLASSES,
-            image_labels={name: "present" if name in found else "absent" for name in CLASSES},
+            image_labels={
+                **{name: "present" if name in found else "absent" for name in CLASSES},
+                "no finding": "absent" if found else "present",
+            },
             organs=phantom.organs,
             intensity=phantom.intensity,
             report=_report(phantom),

@@ -20,7 +20,6 @@ from medclm.corpus import rationale
 from medclm.corpus.contract import Draft, LinkedImage, StageText
 from medclm.corpus.phrases import Phrases
 from medclm.corpus.rationale import LISTED, Clause, many, one, pick, text_of
-from medclm.corpus.sources.report_text import is_whole
 from medclm.corpus.writers.view import NO_FINDING, Subject, View
 from medclm.draws import generator
 
@@ -102,11 +101,17 @@ class Sheet:
         """The largest lesion against one other, where each has an address of its own."""
         view = self._view
         largest = next((i for i in view.lesions if view.facts(i).get("largest")), None)
-        if largest is None or not view.hosted(largest):
+        if largest is None or not view.hosted(largest) or not view.knows_all(view.class_of(largest)):
             return []
         told = [(view.class_of(i), view.address(i)) for i in view.lesions]
         others = [
-            i for i in view.lesions if i != largest and view.hosted(i) and told.count((view.class_of(i), view.address(i))) == 1
+            i
+            for i in view.lesions
+            if i != largest
+            and view.hosted(i)
+            and view.knows_all(view.class_of(i))
+            and not view.contains(largest, i)  # a part is smaller than its whole: nothing to see
+            and told.count((view.class_of(i), view.address(i))) == 1
         ]
         if not others or told.count((view.class_of(largest), view.address(largest))) > 1:
             return []
@@ -133,7 +138,7 @@ class Sheet:
         draw = self._draw("describe")
         target = view.lesions[int(draw.integers(len(view.lesions)))]
         annotations = _first(target, view.lesions)
-        easy = self._stage("easy", "describe", [target], annotations, (rationale.finding(view.facts(target)),), draw)
+        easy = self._stage("easy", "describe", [target], annotations, (rationale.finding(view.facts(target), size=True),), draw)
         if len(view.classes) > LISTED:  # more than a text can hold
             return [[self._draft("describe", (target,), easy=easy, draw=draw)]]
         clauses: list[Clause] = []
@@ -142,8 +147,7 @@ class Sheet:
             clauses += [
                 Clause(c.fact, (" " if clauses and at == 0 else "") + c.text, c.annotation) for at, c in enumerate(more)
             ]
-        reported = view.linked.image.report.get("findings")
-        answer = reported if reported and is_whole(reported) else view.composed()  # XXXX is no answer
+        answer = view.reported() or view.composed()
         question = self._question(self._phrases.medium, "describe", view.class_of(target), draw)
         medium = StageText(question, text_of(clauses), answer, (answer,), "open")
         return [[self._draft("describe", annotations, easy=easy, medium=(medium, clauses), draw=draw)]]
@@ -229,9 +233,9 @@ class Sheet:
         *,
         subject: Subject | None = None,
     ) -> Told:
-        if kind == "size":
-            number = list(annotations).index(members[0])
-            clauses = rationale.lesion(number, self._view.facts(members[0]), self._phrases, draw, size=True)
+        if kind in ("size", "describe"):
+            number, facts = list(annotations).index(members[0]), self._view.facts(members[0])
+            clauses = rationale.lesion(number, facts, self._phrases, draw, size="size_mm" in facts)
         else:
             clauses = self._explain(members, annotations, draw)
         phrasings = self._phrases.easy if stage == "easy" else self._phrases.medium

@@ -5,16 +5,21 @@ Here because every question needs words that are true of its lesions alone. Know
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from medclm.corpus import rationale
+from medclm.corpus.anatomy import exhaustive_scope
 from medclm.corpus.contract import LinkedAnnotation, LinkedImage
 from medclm.corpus.organs import paired, structure
 from medclm.corpus.rationale import LISTED, many, one
+from medclm.corpus.sources.report_text import is_whole
 
 _RADIOLOGY = frozenset({"CR", "CT", "DX", "MG", "MR", "NM", "PT", "PX", "RF", "RG", "US", "XA", "XR"})
+_CONTAINED = 0.9
+"""Share of a box inside another from which on it is a part of it."""
 NO_FINDING = "no finding"
 """Image label by which a reader said that there is nothing."""
 
@@ -42,6 +47,9 @@ class View:
         self.lesions = [i for i, each in enumerate(self.all) if each.box_role == "lesion"]
         self.classes = list(dict.fromkeys(self.class_of(i) for i in self.lesions))
         self.image_facts = rationale.image_facts(linked)
+        self.scope = frozenset(exhaustive_scope(image, linked.rejects))
+        # a reader who was asked for any finding at all, and none of whose classes is in doubt
+        self.reads_all = NO_FINDING in image.image_labels and set(self.classes) <= self.scope
         anatomy = bool(self.classes) and all(structure(name) is not None for name in self.classes)
         self.noun = "finding" if image.modality in _RADIOLOGY and not anatomy else "structure"
 
@@ -72,30 +80,44 @@ class View:
         return each.organ, each.facts.get("side") if each.facts.get("side_of") == "organ" else None
 
     def at(self, at: int) -> str:
-        """`in the left kidney`, `projecting over the left lung`: an address that tells lesions apart."""
+        """`in the left kidney`, `in the right side of the brain`, `projecting over the left lung`: tells lesions apart."""
         organ, side = self.address(at)
-        named = f"{side} {organ}" if side in ("left", "right") else organ
+        named = f"{side} {organ}" if side in ("left", "right") and paired(organ) else organ
+        if side in ("left", "right") and not paired(organ):
+            named = f"{side} side of the {organ}"
         return f"{'projecting over' if self.all[at].organ_relation == 'projects_over' else 'in'} the {named}"
 
+    def knows_all(self, name: str) -> bool:
+        """Whether every lesion of a class in this image is known; an anatomical structure is there once, marked or not."""
+        return name in self.scope or structure(name) is not None
+
     def subject(self, kind: str, target: int) -> Subject | None:
-        """Words that hold for the target alone, or for all of its class where it comes first of them; None = there are none."""
+        """Words that hold for the target alone, or for all of its class where it comes first of them; None = there are none.
+
+        `the` and `the largest` need to know every lesion they could mean; elsewhere the words only say that there is one.
+        """
         name = self.class_of(target)
         same, facts = self.of_class(name), self.facts(target)
         alone = len(self.classes) == 1
-        noun = self.noun if alone or kind == "what" else name
-        if kind == "which_organ" and not alone and str(self.all[target].organ) in name:
+        unnamed = kind == "what" or (alone and self.reads_all)
+        noun = self.noun if unnamed else name
+        whole = self.reads_all if unnamed else self.knows_all(name)
+        if kind == "which_organ" and not (alone and self.reads_all) and str(self.all[target].organ) in name:
             return None  # the question would name the answer
         if kind == "what" and not alone:
-            if facts.get("largest"):
+            if facts.get("largest") and whole:
                 return Subject(f"the largest {noun} in this image", (target,))
             unique = sum(self.address(i) == self.address(target) for i in self.lesions) == 1
-            return Subject(f"the {noun} {self.at(target)}", (target,)) if unique and self.hosted(target) else None
+            return Subject(f"{_one(noun, whole)} {self.at(target)}", (target,)) if unique and self.hosted(target) else None
         if len(same) == 1:
-            return Subject(f"the {noun} in this image", (target,))
-        if facts.get("largest_of_class") and kind != "what":
+            return Subject(f"{_one(noun, whole)} in this image", (target,))
+        if facts.get("largest_of_class") and kind != "what" and whole:
             return Subject(f"the largest {noun} in this image", (target,))
         shared = kind == "what" or (kind == "which_organ" and len({self.all[i].organ for i in same}) == 1)
-        return Subject(f"the {many(noun)} in this image", tuple(same)) if shared and target == same[0] else None
+        if not shared or target != same[0]:
+            return None
+        words, members = (f"the {many(noun)}", tuple(same)) if whole else (one(noun), (target,))
+        return Subject(f"{words} in this image", members)
 
     def answers(self, kind: str, members: Sequence[int]) -> tuple[str, ...]:
         """The answer to a question about lesions, then what else is accepted."""
@@ -111,6 +133,22 @@ class View:
         organ = str(first.organ)
         sided = paired(organ) and len(members) == 1 and facts.get("side") in ("left", "right")
         return (organ, f"{facts['side']} {organ}") if sided else (organ,)
+
+    def contains(self, one: int, other: int) -> bool:
+        """Whether a lesion's box holds nearly all of another's."""
+        outer, inner = self.all[one].source.box_px, self.all[other].source.box_px
+        width = min(outer.x1, inner.x1) - max(outer.x0, inner.x0)
+        height = min(outer.y1, inner.y1) - max(outer.y0, inner.y0)
+        return width > 0 and height > 0 and width * height >= _CONTAINED * inner.area
+
+    def reported(self) -> str | None:
+        """The findings as a report says them, where that may be an answer: nothing withheld, no side that nobody can check."""
+        image = self.linked.image
+        findings = image.report.get("findings")
+        if not findings or not is_whole(findings):
+            return None
+        unseen = image.patient_directions is None and re.search(r"\b(?:left|right|bilateral)", findings.lower())
+        return None if unseen else findings
 
     def composed(self) -> str:
         """All lesions as a report would say them."""
@@ -133,6 +171,11 @@ class View:
     def reader_saw_nothing(self) -> bool:
         """Whether a reader said so; an image without boxes alone may show anything."""
         return self.linked.image.image_labels.get(NO_FINDING) == "present"
+
+
+def _one(noun: str, whole: bool) -> str:
+    """`the nodule` where it is the only one, `a nodule` where another might not be known."""
+    return f"the {noun}" if whole else one(noun)
 
 
 def _spellings(name: str) -> tuple[str, ...]:
