@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -40,6 +40,7 @@ from medclm.corpus.sources.detection import (
 from medclm.corpus.sources.files import Folder
 from medclm.corpus.sources.options import SourceOptions, organ_template
 from medclm.corpus.sources.segmentation import decode_segmentation
+from medclm.corpus.sources.spool import Spool
 from medclm.types import Box
 
 _SPLITS = {
@@ -71,14 +72,15 @@ class CocoSource(PictureSource):
             raise ValueError(f"{image_root}: no such folder: give the folder of the pictures (--image-root)")
         self._images = Folder(image_root)
         tables = read_tables(annotation_file)
-        self._entries: list[Any] = tables["images"]
-        self._annotations: list[Any] = tables["annotations"]
+        self._entries: Sequence[Any] = tables["images"]
+        self._annotations: Sequence[Any] = tables["annotations"]
         self._classes = class_names(annotation_file, tables["categories"])
         self._faults = image_faults(self._entries, self._images)
         self._repeated = repeated_ids(self._annotations)
         self._of_image = self._group()
         self._check_options()
         self._is_xyxy = options.box_format == "auto" and self._file_looks_like_xyxy()
+        self._entries, self._annotations = Spool(self._entries), Spool(self._annotations)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -228,7 +230,7 @@ class CocoSource(PictureSource):
                     continue
 
 
-def _fields(entries: list[Any]) -> set[str]:
+def _fields(entries: Sequence[Any]) -> set[str]:
     return {str(key) for entry in entries if isinstance(entry, dict) for key in entry}
 
 
