@@ -55,6 +55,10 @@ def find_controls(
             yield lesion_class, box_px
 
 
+_FINEST = 256
+"""Sites along the shorter side of a picture that are looked at."""
+
+
 class _Tissue:
     """Where the body is; looked at in small windows as long as that is enough."""
 
@@ -125,7 +129,9 @@ class _Sites:
         if corners is None:
             return None
         slices = Window(corners.top, corners.bottom + height - 1, corners.left, corners.right + width - 1).slices
-        free = _shares(place.mask[slices], height, width) >= _least(place.mask[own.slices])
+        free = np.zeros((corners.bottom - corners.top, corners.right - corners.left), bool)
+        step = max(1, min(self._shape) // _FINEST)  # of a large picture every site would be looked at for little
+        free[::step, ::step] = _shares(place.mask[slices], height, width, step) >= _least(place.mask[own.slices])
         for lesion in self._occupied:  # corners of boxes that would meet it
             met = Window(lesion.top - height + 1, lesion.bottom, lesion.left - width + 1, lesion.right).common(corners)
             if met is not None:
@@ -142,8 +148,8 @@ def _least(own: np.ndarray) -> float:
     return min(INSIDE, max(0.25, float(own.mean())))
 
 
-def _shares(mask: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(H - height + 1, W - width + 1) share of each `height` x `width` window that is set."""
+def _shares(mask: np.ndarray, height: int, width: int, step: int) -> np.ndarray:
+    """Share of each `height` x `width` window that is set, for windows at every `step`-th row and column."""
     rows = np.cumsum(np.pad(mask, ((1, 0), (0, 0))), axis=0, dtype=np.int32)
-    sums = np.cumsum(np.pad(rows[height:] - rows[:-height], ((0, 0), (1, 0))), axis=1, dtype=np.int32)
-    return np.asarray((sums[:, width:] - sums[:, :-width]) / (height * width))
+    sums = np.cumsum(np.pad(rows[height::step] - rows[:-height:step], ((0, 0), (1, 0))), axis=1, dtype=np.int32)
+    return np.asarray((sums[:, width::step] - sums[:, :-width:step]) / (height * width))
