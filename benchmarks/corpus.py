@@ -127,11 +127,11 @@ def memory(records: int) -> None:
             "--out",
             str(folder / "corpus"),
         ]
-        watched = "import resource, runpy, sys\ntry:\n    runpy.run_path(sys.argv[0], run_name='__main__')\nexcept SystemExit as end:\n    code = end.code\nself, workers = (resource.getrusage(who).ru_maxrss // 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))\nprint(f'PEAK {self} {workers}')\nsys.exit(code)"
+        watched = ("-c", _WATCHER)
         start = time.perf_counter()
         env = {"MEDCLM_ID_KEY": "benchmark of memory", "PATH": "/usr/bin"}
         done = subprocess.run(
-            [command[0], "-c", "import sys; sys.argv = sys.argv[1:]\n" + watched, *command[1:]],
+            [command[0], *watched, *command[1:]],
             capture_output=True,
             text=True,
             env=env,
@@ -144,6 +144,34 @@ def memory(records: int) -> None:
         print(
             f"{lines[0].split(': ')[1]}: peak {main_mib} MiB in the main process, {worker_mib} MiB in the largest worker; {time.perf_counter() - start:.0f} s"
         )
+
+
+_WATCHER = """
+import os, runpy, sys, threading
+sys.argv = sys.argv[1:]
+peaks = {}
+def peak(pid):  # VmHWM starts anew with exec, unlike the maximum that getrusage gives of a child
+    try:
+        lines = open(f'/proc/{pid}/status').read().splitlines()
+    except OSError:
+        return 0
+    return max((int(line.split()[1]) // 1024 for line in lines if line.startswith('VmHWM')), default=0)
+def watch():
+    while not done.wait(0.1):
+        for pid in open(f'/proc/{os.getpid()}/task/{os.getpid()}/children').read().split():
+            peaks[pid] = max(peaks.get(pid, 0), peak(pid))
+done = threading.Event()
+threading.Thread(target=watch, daemon=True).start()
+code = 0
+try:
+    runpy.run_path(sys.argv[0], run_name='__main__')
+except SystemExit as end:
+    code = end.code
+done.set()
+print('PEAK', peak(os.getpid()), max(peaks.values(), default=0))
+sys.exit(code)
+"""
+"""Runs a command and prints the peak memory of itself and of its largest child, in MiB."""
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -93,7 +94,7 @@ def read_plan(rows: Parts) -> Plan:
                     Reject(body["index"], "image_duplicate", "an image with the same id was read before: ids must be unique")
                 )
             else:
-                plan.images[name] = _image(place, body)
+                plan.images[sys.intern(name)] = _image(place, body)
         elif kind == "reject":
             plan.rejects.append(Reject(**body))
         elif duplicate:
@@ -102,8 +103,8 @@ def read_plan(rows: Parts) -> Plan:
             plan.studies.setdefault(name, place)
         elif kind == "annotation":
             image = plan.images[body["image"]]
-            image.annotations.append((name, place))
-            organs[name] = body["organ"]
+            image.annotations.append((sys.intern(name), place))
+            organs[sys.intern(name)] = sys.intern(body["organ"]) if body["organ"] else None
             if body["lesion_3d"]:
                 image.shared.add(body["lesion_3d"])
         else:
@@ -132,12 +133,12 @@ def _find_asked(records: Sequence[PlannedRecord]) -> None:
 def _image(place: Place, body: Mapping[str, Any]) -> PlannedImage:
     return PlannedImage(
         place=place,
-        patient=body["patient"],
+        patient=sys.intern(body["patient"]),
         official=body["official_split"],
-        source=body["source"],
-        licence=body["licence"],
+        source=sys.intern(body["source"]),
+        licence=sys.intern(body["licence"]),
         shareable=body["shareable"],
-        scope=tuple(body["label_scope"]),
+        scope=tuple(sys.intern(name) for name in body["label_scope"]),
         study=body["study"],
         fingerprint=body.get("fingerprint"),
         patient_known=body.get("patient_known", True),
@@ -147,20 +148,21 @@ def _image(place: Place, body: Mapping[str, Any]) -> PlannedImage:
 
 def _record(place: Place, body: Mapping[str, Any], organs: Mapping[str, str | None]) -> PlannedRecord:
     lend, hard = body["lend"], body["hard"]
+    # a name that comes back in every row is kept once: of a million records it is most of the memory
     return PlannedRecord(
         record_id=body["record_id"],
         place=place,
-        index=body["index"],
-        image=body["image"],
-        annotations=tuple(body["annotations"]),
+        index=sys.intern(body["index"]),
+        image=sys.intern(body["image"]),
+        annotations=tuple(sys.intern(name) for name in body["annotations"]),
         easy_image=body["easy_image"],
-        domain=body["domain"],
-        question_kind=body["question_kind"],
+        domain=sys.intern(body["domain"]),
+        question_kind=sys.intern(body["question_kind"]),
         organ=organs[body["annotations"][0]] if body["annotations"] else None,
         trains=bool(body["easy"] or body["medium"]),
         lends=lend is not None,
-        answer=lend["answer"] if lend else "",
-        asks=lend["question"] if lend else "",
+        answer=sys.intern(lend["answer"]) if lend else "",
+        asks=sys.intern(lend["question"]) if lend else "",
         stated=hard["image"] if hard else None,
         stated_answer=hard["answer"] if hard else "",
     )
