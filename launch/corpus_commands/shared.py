@@ -84,6 +84,8 @@ def print_report(report: BuildReport) -> None:
             f"  warning: {report.without_patient} images state no patient and count as one each: pictures of one patient may be in two "
             "splits; give --patient-field or --patient-pattern"
         )
+    if report.images and report.rejects.get("organ_mask_missing", 0) >= report.images:
+        print("  warning: no image has an organ mask, so no organ is ever named: check --organ and --organ-root")
     if report.near_duplicates:
         print(f"  near-duplicates of different patients: {report.near_duplicates} groups, each in one split")
     for reason, count in Counter(report.rejects).most_common():

@@ -142,7 +142,8 @@ def side_in_class(lesion_class: str) -> str | None:
 def structure(lesion_class: str) -> str | None:
     """The organ that a class is, without its side: `left kidney` -> kidney, but `kidney cyst` -> None."""
     organ, _ = read_name(lesion_class)
-    return organ if organ in KNOWN else None
+    words = [word for word in lesion_class.lower().replace("_", " ").split() if word not in ("left", "right")]
+    return organ if organ in KNOWN and len(words) <= len(organ.split()) else None
 
 
 @functools.lru_cache(maxsize=4096)

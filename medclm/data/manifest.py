@@ -44,6 +44,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: no manifest, not JSON, a field missing, or a newer major version; names the file and the cure.
     """
+    if folder.is_file():
+        raise ValueError(f"{folder}: is a file: give the folder of the corpus")
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))

@@ -194,7 +194,8 @@ class Reader:
         seen = (
             "bilateral" if min(left, right) >= 0.25 else "midline" if abs(offset) <= band else "left" if offset > 0 else "right"
         )
-        if stated is not None and measured and {stated, seen} == {"left", "right"}:
+        beyond = min(along) - 0.5 > 0.1 * width or max(along) + 0.5 < -0.1 * width  # of a middle that is but a guess
+        if {stated, seen} == {"left", "right"} and (measured or beyond):
             raise Disagrees
         return stated or seen
 
