@@ -39,7 +39,7 @@ demo: $(SETUP)
 	$(BIN)python launch/summary.py runs/demo
 
 test: $(SETUP)
-	$(BIN)python -m pytest -m "not slow and not gpu"
+	$(BIN)python -m pytest -m "not slow and not gpu" -n 2 --dist loadfile
 
 test-slow: $(SETUP)
 	$(BIN)python -m pytest -m "slow"
