@@ -88,11 +88,10 @@ class Fault(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Context:
-    """What a draft may speak of."""
+class ImageWords:
+    """What any draft of an image may speak of; made once for all of them."""
 
     linked: LinkedImage
-    targets: tuple[LinkedAnnotation, ...]
 
     @functools.cached_property
     def report(self) -> str:
@@ -107,6 +106,26 @@ class _Context:
             {each.source.lesion_class for each in self.linked.annotations} | set(image.label_scope) | set(image.image_labels)
         )
         return sorted((_plain(name) for name in names), key=len, reverse=True)
+
+
+@dataclass(frozen=True)
+class _Context:
+    """What a draft may speak of."""
+
+    image: ImageWords
+    targets: tuple[LinkedAnnotation, ...]
+
+    @property
+    def linked(self) -> LinkedImage:
+        return self.image.linked
+
+    @property
+    def report(self) -> str:
+        return self.image.report
+
+    @property
+    def classes(self) -> list[str]:
+        return self.image.classes
 
     @functools.cached_property
     def organs(self) -> list[str]:
@@ -124,12 +143,12 @@ class _Context:
 
 def check_draft(draft: Draft, linked: LinkedImage) -> list[str]:
     """Reasons against a draft, sorted; empty = it may enter the corpus."""
-    return sorted({fault.reason for fault in faults(draft, linked)})
+    return sorted({fault.reason for fault in faults(draft, ImageWords(linked))})
 
 
-def faults(draft: Draft, linked: LinkedImage) -> list[Fault]:
+def faults(draft: Draft, image: ImageWords) -> list[Fault]:
     """Every fault with its stage and what was found."""
-    context = _Context(linked, tuple(linked.annotations[i] for i in draft.annotations))
+    context = _Context(image, tuple(image.linked.annotations[i] for i in draft.annotations))
     found: list[Fault] = []
     for stage, text in (("easy", draft.easy), ("medium", draft.medium), ("lend", draft.lend)):
         if text is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from medclm.corpus.checks import Fault, faults
+from medclm.corpus.checks import Fault, ImageWords, faults
 from medclm.corpus.contract import Draft, DraftKey, LinkedImage, Reject, Writer, WriteRequest
 
 
@@ -16,11 +16,20 @@ from medclm.corpus.contract import Draft, DraftKey, LinkedImage, Reject, Writer,
 class _Sheet:
     """The drafts of one image with what is wrong with each."""
 
-    linked: LinkedImage
+    words: ImageWords
     seed: int
     drafts: list[Draft]
     rejects: list[Reject]
     found: list[list[Fault]]
+
+    @classmethod
+    def judged(cls, linked: LinkedImage, seed: int, drafts: Sequence[Draft], rejects: Sequence[Reject]) -> _Sheet:
+        words = ImageWords(linked)
+        return cls(words, seed, list(drafts), list(rejects), [faults(draft, words) for draft in drafts])
+
+    @property
+    def linked(self) -> LinkedImage:
+        return self.words.linked
 
     @property
     def wrong(self) -> dict[DraftKey, tuple[str, ...]]:
@@ -36,7 +45,7 @@ class _Sheet:
         for at, draft in enumerate(self.drafts):
             other = again.get(draft.key) if self.found[at] else None
             if other is not None:
-                self.drafts[at], self.found[at] = other, faults(other, self.linked)
+                self.drafts[at], self.found[at] = other, faults(other, self.words)
         self.rejects += rejects
 
     def result(self) -> tuple[list[Draft], list[Reject]]:
@@ -64,7 +73,7 @@ def draft_checked(
     """
     made = writer.write([WriteRequest(linked, seed) for linked, seed in zip(images, seeds, strict=True)])
     sheets = [
-        _Sheet(linked, seed, list(drafts), list(rejects), [faults(draft, linked) for draft in drafts])
+        _Sheet.judged(linked, seed, drafts, rejects)
         for linked, seed, (drafts, rejects) in zip(images, seeds, made, strict=True)
     ]
     for attempt in range(1, retries + 1):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -10,6 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from medclm.data.shards import Corpus
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT.parent / "shared" / "data"
@@ -39,6 +42,17 @@ def test_a_command_of_the_page_does_what_it_says(name: str, tmp_path: Path) -> N
         return
     assert done.returncode == 0, done.stderr
     assert (tmp_path / name / "report.html").stat().st_size > 10_000
+    corpus = Corpus(tmp_path / name)
+    facts = [
+        (lesion_class, json.loads(stored))
+        for batch in corpus.scan("annotations", ["lesion_class", "facts"])
+        for lesion_class, stored in zip(*batch.to_pydict().values(), strict=True)
+    ]
+    if name == "covid_cxr":  # medicine: the side of every lung box, by the orientation and by its name
+        assert len(facts) == 300
+        assert all(known["side"] == lesion_class.split()[0] for lesion_class, known in facts)
+    if name == "brats":
+        assert not any("side" in known for _, known in facts)
     if CHECKS.exists():
         read = subprocess.run([sys.executable, str(CHECKS), str(tmp_path / name)], capture_output=True, text=True, check=False)
         assert read.stdout.rstrip().endswith(" 0 failed"), read.stdout

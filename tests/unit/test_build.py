@@ -93,7 +93,7 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.parametrize(("workers", "images_per_part"), [(2, 7), (1, 64)])
+@pytest.mark.parametrize(("workers", "images_per_part"), [(2, 7), (4, 3), (1, 64)])
 def test_any_cut_of_the_work_gives_the_same_bytes(phantoms: Path, tmp_path: Path, workers: int, images_per_part: int) -> None:
     some = options(ids=phantom_ids(0), workers=workers, images_per_part=images_per_part)
     build(PhantomSource(count=40, size=64), TemplateWriter(), tmp_path / "out", some)
