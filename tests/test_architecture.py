@@ -36,7 +36,7 @@ NO_TORCH = (
     "medclm.config",
     "medclm.ds_config",
     "medclm.curriculum.policies",
-    "medclm.curriculum.published",
+    "medclm.curriculum.policy",
     "medclm.curriculum.stages",
     "medclm.curriculum.averages",
     "medclm.curriculum.registry",

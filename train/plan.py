@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from medclm.config import Recipe, recipe_yaml
-from medclm.curriculum.policies import Policy
+from medclm.curriculum.policy import Policy
 from medclm.curriculum.registry import make_policy
 from medclm.distributed import Ranks
 from medclm.ds_config import batch_plan, fill

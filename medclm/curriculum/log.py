@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from medclm.curriculum.policies import Policy, decide
+from medclm.curriculum.policy import Policy, decide
 from medclm.data.stream import StreamBatch
 from medclm.types import Observation
 

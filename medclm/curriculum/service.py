@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from medclm.curriculum.log import AssignmentLog, Describe
-from medclm.curriculum.policies import Policy, decide
+from medclm.curriculum.policy import Policy, decide
 from medclm.data.order import rank_slots
 from medclm.distributed import ControlPlane, Ranks
 from medclm.types import Assignment, Observation

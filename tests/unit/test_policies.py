@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from medclm.config import ConfigError, CurriculumSection, MedclmSection
 from medclm.curriculum.averages import Averages
-from medclm.curriculum.policies import MedclmPolicy, decide, stage_chances
-from medclm.curriculum.published import PublishedPolicy
-from medclm.curriculum.registry import POLICIES, make_policy
+from medclm.curriculum.policies.medclm import MedclmPolicy
+from medclm.curriculum.policies.medclm_published import PublishedPolicy
+from medclm.curriculum.policy import decide, stage_chances
+from medclm.curriculum.registry import MAKERS, make_policy
 from medclm.curriculum.stages import FALLBACK, resolve_stages
 from medclm.data.stream import StreamBatch
 from medclm.types import Observation, Stage
@@ -138,7 +139,7 @@ def test_the_published_policy_keeps_its_published_faults():
     assert chances[Stage.HARD] == 0.0
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", sorted(MAKERS))
 def test_every_policy_gives_chances_and_survives_json(name):
     policy = make_policy(CurriculumSection(policy=name), domains=3, total_steps=500)
     state, draw = policy.initial(), np.random.default_rng(0)

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from medclm.config import CurriculumSection
 from medclm.curriculum.averages import step_means
-from medclm.curriculum.policies import sigmoid, stage_chances
+from medclm.curriculum.policy import sigmoid, stage_chances
 from medclm.types import Observation, Stage
 
 EASY_ONLY_EPOCHS, RAMP_EPOCHS, HARD_FROM_EPOCH = 4, 10, 19
@@ -89,3 +90,10 @@ class PublishedPolicy:
 
     def from_json(self, tree: dict[str, Any]) -> PublishedState:
         return PublishedState(**{**tree, "average": np.asarray(tree["average"], float)})
+
+
+def _make(section: CurriculumSection, *, domains: int, total_steps: int) -> PublishedPolicy:
+    return PublishedPolicy(domains=domains, epochs=section.published_epochs)
+
+
+POLICIES = {"medclm_published": _make}
