@@ -1,0 +1,141 @@
+"""The corpora of the evidence runs, made on the spot: phantoms of a given seed, clean or spoiled in one way.
+
+A name is PHANTOMS-COUNT or PHANTOMS-COUNT-VARIANT. All variants of one PHANTOMS share pictures, patients and splits, so the
+clean corpus of 8,000 judges them all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.curriculum.rewriting import REWRITES, rewrite
+from medclm.corpus.build import BuildOptions, build
+from medclm.corpus.contract import Reject, SourceAnnotation, SourceImage
+from medclm.corpus.ids import phantom_ids
+from medclm.corpus.phantom_anatomy import CLASSES
+from medclm.corpus.sources.phantoms import PhantomSource
+from medclm.corpus.writers.template import TemplateWriter
+from medclm.data.schema import MANIFEST
+from medclm.draws import generator, uniforms
+
+ROOT = Path(__file__).resolve().parents[2]
+KINDS = ("what", "which_organ", "where")
+PHANTOM_SEEDS = {"tune": 101, "report": 202}
+"""Tuning never sees the phantoms that are reported."""
+NOISE = 0.3
+"""Share of annotations with a wrong class, and of annotations with a moved box."""
+TAIL = 0.7
+"""Images of the domain of rank r are kept with chance (r + 1)^-TAIL."""
+
+
+def corpus_folder(name: str, work: Path) -> Path:
+    """The corpus `name`, built under `work` when it is not there yet.
+
+    Raises:
+        ValueError: no such corpus.
+    """
+    out = work / "corpora" / name
+    if (out / MANIFEST).is_file():
+        return out
+    phantoms, count, *variant = name.split("-")
+    if phantoms == "brats":
+        _build_brats(int(count), out)
+        return out
+    seed = PHANTOM_SEEDS[phantoms]
+    source: PhantomSource | NoisySource | TailSource = PhantomSource(count=int(count), seed=seed)
+    if variant and variant[0] in REWRITES:
+        rewrite(corpus_folder(f"{phantoms}-{count}", work), out, variant[0])
+        return out
+    if variant == ["noise"]:
+        source = NoisySource(source, seed)
+    elif variant == ["tail"]:
+        source = TailSource(source, seed)
+    elif variant:
+        raise ValueError(f"corpus {name}: unknown variant; known: noise, tail, {', '.join(REWRITES)}")
+    options = BuildOptions(ids=phantom_ids(seed), workers=len(os.sched_getaffinity(0)), near_duplicates=False)
+    build(source, TemplateWriter(kinds=KINDS), out, options)
+    return out
+
+
+@dataclass
+class NoisySource:
+    """Phantoms whose labels err: the class of 30 % of the lesions, the box of 30 % of them by half its sides."""
+
+    clean: PhantomSource
+    seed: int
+    name: str = field(default="phantoms", init=False)
+    rejects: tuple[Reject, ...] = field(default=(), init=False)
+
+    def __len__(self) -> int:
+        return len(self.clean)
+
+    def read(self, index: int) -> SourceImage:
+        """The picture at `index` with its spoiled labels."""
+        image = self.clean.read(index)
+        height, width = image.pixels.shape[:2]
+        spoiled = [self._spoiled(one, index, k, (width, height)) for k, one in enumerate(image.annotations)]
+        found = {one.lesion_class for one in spoiled}
+        labels = {
+            **{name: "present" if name in found else "absent" for name in CLASSES},
+            "no finding": "absent" if found else "present",
+        }
+        return dataclasses.replace(image, annotations=tuple(spoiled), image_labels=labels, report=None)
+
+    def _spoiled(self, one: SourceAnnotation, index: int, k: int, size: tuple[int, int]) -> SourceAnnotation:
+        draw = generator(self.seed, "evidence.noise", index, k)
+        if draw.random() < NOISE:
+            other = str(draw.choice([name for name in CLASSES if name != one.lesion_class]))
+            one = dataclasses.replace(one, lesion_class=other, class_source=other)
+        if draw.random() < NOISE:
+            box, angle = one.box_px, draw.uniform(0, 2 * np.pi)
+            x = np.clip(0.5 * box.width * np.cos(angle), -box.x0, size[0] - box.x1)
+            y = np.clip(0.5 * box.height * np.sin(angle), -box.y0, size[1] - box.y1)
+            moved = type(box)(box.x0 + x, box.y0 + y, box.x1 + x, box.y1 + y)
+            one = dataclasses.replace(one, box_px=moved, mask=None)
+        return one
+
+
+@dataclass
+class TailSource:
+    """Phantoms of which few domains are common: a picture stays with the chance of its first lesion's class and modality."""
+
+    clean: PhantomSource
+    seed: int
+    name: str = field(default="phantoms", init=False)
+    rejects: tuple[Reject, ...] = field(default=(), init=False)
+    kept: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        draw = uniforms(self.seed, "evidence.tail", np.arange(len(self.clean)))
+        self.kept = [index for index in range(len(self.clean)) if draw[index] < self._chance(self.clean.read(index))]
+
+    def _chance(self, image: SourceImage) -> float:
+        if not image.annotations:
+            return 0.0
+        named = f"{image.annotations[0].lesion_class} / {image.modality}"
+        rank = int(generator(self.seed, f"evidence.tail of {named}").integers(25))
+        return float((rank + 1) ** -TAIL)
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def read(self, index: int) -> SourceImage:
+        """The `index`-th picture that stayed."""
+        return self.clean.read(self.kept[index])
+
+
+def _build_brats(fold: int, out: Path) -> None:
+    """The real MR slices with patient `fold` of 4 as test split; needs MEDCLM_DATA, the folder that holds brats_mri_slices."""
+    data = Path(os.environ["MEDCLM_DATA"]) / "brats_mri_slices"
+    command = [sys.executable, str(ROOT / "launch" / "corpus.py"), "build", "--source", "coco"]
+    command += ["--annotations", str(data / "boxes_coco.json"), "--image-root", str(data / "images"), "--name", "brats"]
+    command += ["--modality", "MR", "--plane", "axial", "--patient-field", "patient", "--kinds", ",".join(KINDS)]
+    command += ["--licence", "CC BY-NC-SA 3.0", "--split-fold", f"{fold}/4", "--out", str(out)]
+    subprocess.run(command, check=True, cwd=ROOT)
