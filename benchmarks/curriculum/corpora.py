@@ -86,7 +86,7 @@ class NoisySource:
             **{name: "present" if name in found else "absent" for name in CLASSES},
             "no finding": "absent" if found else "present",
         }
-        return dataclasses.replace(image, annotations=tuple(spoiled), image_labels=labels, report=None)
+        return dataclasses.replace(image, annotations=tuple(spoiled), image_labels=labels, report={})
 
     def _spoiled(self, one: SourceAnnotation, index: int, k: int, size: tuple[int, int]) -> SourceAnnotation:
         draw = generator(self.seed, "evidence.noise", index, k)
@@ -136,6 +136,14 @@ def _build_brats(fold: int, out: Path) -> None:
     data = Path(os.environ["MEDCLM_DATA"]) / "brats_mri_slices"
     command = [sys.executable, str(ROOT / "launch" / "corpus.py"), "build", "--source", "coco"]
     command += ["--annotations", str(data / "boxes_coco.json"), "--image-root", str(data / "images"), "--name", "brats"]
-    command += ["--modality", "MR", "--plane", "axial", "--patient-field", "patient", "--kinds", ",".join(KINDS)]
+    command += ["--modality", "MR", "--plane", "axial", "--patient-field", "patient", "--technique-field", "sequence"]
+    command += [
+        "--organ",
+        "brain={brain_mask_file}",
+        "--visible-on",
+        "whole tumor=flair",
+        "--visible-on",
+        "enhancing tumor=t1c",
+    ]
     command += ["--licence", "CC BY-NC-SA 3.0", "--split-fold", f"{fold}/4", "--out", str(out)]
-    subprocess.run(command, check=True, cwd=ROOT)
+    subprocess.run(command, check=True, cwd=ROOT, env={"MEDCLM_ID_KEY": "0" * 16, **os.environ})

@@ -54,8 +54,9 @@ def _mixture(shares: tuple[float, ...]) -> tuple[str, ...]:
     return (*_policy("mixture"), f"--curriculum.mixture={list(shares)}")
 
 
-def _pair(corpus: str, seeds: tuple[int, ...]) -> list[Arm]:
-    return [Arm("medclm", corpus, _policy("medclm"), seeds), Arm(BASELINE, corpus, _mixture(MIXTURE), seeds)]
+def _pair(corpus: str, seeds: tuple[int, ...], *flags: str) -> list[Arm]:
+    arms = {"medclm": _policy("medclm"), BASELINE: _mixture(MIXTURE)}
+    return [Arm(name, corpus, (*policy, *flags), seeds) for name, policy in arms.items()]
 
 
 OTHERS = (
@@ -87,6 +88,8 @@ STUDIES: dict[str, list[Arm]] = {
     "noise": _pair(f"{REPORT}-noise", FEW_SEEDS),
     "tail": _pair(f"{REPORT}-tail", FEW_SEEDS),
     "few": _pair("report-800", FEW_SEEDS),
-    "brats": [arm for fold in (1, 2, 3, 4) for arm in _pair(f"brats-{fold}", (10,))],
+    "brats": [
+        arm for fold in (1, 2, 3, 4) for arm in _pair(f"brats-{fold}", FEW_SEEDS, "--train.steps=150", "--data.min_side=2")
+    ],
 }
 """Study -> arms. The ablations are of the mixture, so that the policy does not change with them."""
