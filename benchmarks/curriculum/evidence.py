@@ -20,6 +20,7 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import argparse
+import signal
 from collections.abc import Sequence
 from typing import Any
 
@@ -129,6 +130,7 @@ def main(given: Sequence[str]) -> int:
     jobs = [job for study in chosen.study or STUDIES for arm in STUDIES[study] for job in arm.jobs()]
     lines = {line["key"]: line for line in read_results(chosen.results)}
     if chosen.what == "run":
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that running trainings are ended, too
         run_jobs(jobs, results=chosen.results, workers=chosen.workers, max_minutes=chosen.max_minutes)
         lines = {line["key"]: line for line in read_results(chosen.results)}
     if chosen.what == "plan":

@@ -150,35 +150,41 @@ def run_jobs(jobs: Sequence[Job], *, results: Path, workers: int, max_minutes: f
     began, running, done, failed = time.monotonic(), {}, 0, 0
     context = multiprocessing.get_context("fork")  # the imports, eight seconds a run, are paid once
     total = len(waiting)
-    while waiting or running:
-        late = max_minutes is not None and time.monotonic() - began > 60 * max_minutes
-        if late and waiting:
-            print(f"--max-minutes {max_minutes:g} are over: {len(waiting)} runs left for the next slice", flush=True)
-            waiting = []
-        while waiting and len(running) < workers:
-            job = waiting.pop(0)
-            process = context.Process(target=_child, args=(job,))
-            process.start()
-            running[process.sentinel] = (process, job)
-        if not running:
-            break
-        for sentinel in multiprocessing.connection.wait(list(running)):
-            process, job = running.pop(sentinel)
-            process.join()
-            made = _result_file(job)
-            if process.exitcode == 0 and made.is_file():
-                with results.open("a", encoding="utf-8") as stream:
-                    stream.write(made.read_text(encoding="utf-8") + "\n")
-                made.unlink()
-                done += 1
-            else:
-                failed += 1
-                print(f"failed ({process.exitcode}): {job}: see {_log_file(job)}", flush=True)
-            minutes = (time.monotonic() - began) / 60
-            print(
-                f"{done}/{total} done, {failed} failed, {minutes:.1f} min: {job.corpus} {job.seed} {' '.join(job.flags)}",
-                flush=True,
-            )
+    try:
+        while waiting or running:
+            if waiting and max_minutes is not None and time.monotonic() - began > 60 * max_minutes:
+                print(f"--max-minutes {max_minutes:g} are over: {len(waiting)} runs left for the next slice", flush=True)
+                waiting = []
+                continue
+            while waiting and len(running) < workers:
+                job = waiting.pop(0)
+                process = context.Process(target=_child, args=(job,))
+                process.start()
+                running[process.sentinel] = (process, job)
+            for sentinel in multiprocessing.connection.wait(list(running)):
+                process, job = running.pop(sentinel)
+                process.join()
+                ended = _keep(job, results) if process.exitcode == 0 else False
+                done, failed = done + ended, failed + (not ended)
+                if not ended:
+                    print(f"failed ({process.exitcode}): {job}: see {_log_file(job)}", flush=True)
+                minutes = (time.monotonic() - began) / 60
+                what = f"{job.corpus} seed {job.seed} {' '.join(job.flags)}"
+                print(f"{done}/{total} done, {failed} failed, {minutes:.1f} min: {what}", flush=True)
+    finally:
+        for process, _ in running.values():
+            process.terminate()
+
+
+def _keep(job: Job, results: Path) -> bool:
+    """Append a finished run's line; False where the run left none."""
+    made = _result_file(job)
+    if not made.is_file():
+        return False
+    with results.open("a", encoding="utf-8") as stream:
+        stream.write(made.read_text(encoding="utf-8") + "\n")
+    made.unlink()
+    return True
 
 
 def _child(job: Job) -> None:
