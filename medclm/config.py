@@ -158,15 +158,68 @@ class MedclmSection(Section):
     """Factor of that shrinking."""
 
 
+class ThresholdSection(Section):
+    """`threshold`: a domain's stage by the size of its average loss."""
+
+    easy_above: float = Field(2.0, ge=0)
+    """A domain whose average loss is above this is shown at Easy."""
+    medium_above: float = Field(1.5, ge=0)
+    """A domain above this, and not above easy_above, is shown at Medium; else at Hard."""
+    easy_only_until: float = Field(0.04, ge=0, le=1)
+    """Fraction of the run with Easy alone."""
+    decay: float = Field(0.9, gt=0, lt=1)
+    """Weight of the old value in the moving averages."""
+    min_observations: int = Field(5, ge=1)
+    """Steps with a loss before a domain leaves Easy."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ThresholdSection:
+        if self.medium_above > self.easy_above:
+            raise ValueError(
+                f"curriculum.threshold.medium_above={self.medium_above} is above curriculum.threshold.easy_above={self.easy_above}: "
+                "lower it"
+            )
+        return self
+
+
+class LearningProgressSection(Section):
+    """`learning_progress`: a bandit on the recent movement of the loss per domain and stage."""
+
+    fast: float = Field(0.95, gt=0, lt=1)
+    """Weight of the old value in the fast average."""
+    slow: float = Field(0.99, gt=0, lt=1)
+    """Weight of the old value in the slow average; progress is measured between the two."""
+    min_observations: int = Field(10, ge=2)
+    """Steps with a loss before a stage's progress in a domain counts as known."""
+    noise: float = Field(1.0, ge=0)
+    """Standard errors taken off the measured progress, so that a flickering loss does not count as a moving one."""
+    explore: float = Field(0.1, ge=0, le=1 / 3)
+    """Least share of every stage."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> LearningProgressSection:
+        if self.fast >= self.slow:
+            raise ValueError(
+                f"curriculum.learning_progress.fast={self.fast} is not below curriculum.learning_progress.slow={self.slow}: lower it"
+            )
+        return self
+
+
 class CurriculumSection(Section):
     policy: str = "medclm"
-    """medclm, medclm_published, mixture, easy_only, medium_only or hard_only."""
+    """medclm, medclm_published, threshold, learning_progress, sequential, reverse, mixture, easy_only, medium_only or hard_only."""
     lookahead: int = Field(2, ge=0, le=64)
     """Steps between a decision and its use, so that rendering runs ahead; 0 decides synchronously."""
     timeout_s: float = Field(600.0, gt=0)
     """Longest wait for another rank's message before a clear error."""
     medclm: MedclmSection = MedclmSection()
     """Numbers of the `medclm` policy."""
+    threshold: ThresholdSection = ThresholdSection()
+    """Numbers of the `threshold` policy."""
+    learning_progress: LearningProgressSection = LearningProgressSection()
+    """Numbers of the `learning_progress` policy."""
+    sequential: list[float] = [0.3, 0.5, 0.2]
+    """Shares of the run that Easy, Medium and Hard have, one after the other, under `sequential` and `reverse`; they sum to 1."""
     mixture: list[float] = [0.4, 0.4, 0.2]
     """Shares of Easy, Medium and Hard under `mixture`; they sum to 1."""
     published_epochs: int = Field(100, ge=1)
@@ -174,8 +227,9 @@ class CurriculumSection(Section):
 
     @model_validator(mode="after")
     def _shares(self) -> CurriculumSection:
-        if len(self.mixture) != 3 or min(self.mixture) < 0 or abs(sum(self.mixture) - 1) > 1e-6:
-            raise ValueError(f"curriculum.mixture={self.mixture}: give three shares (easy, medium, hard) that sum to 1")
+        for name, shares in (("mixture", self.mixture), ("sequential", self.sequential)):
+            if len(shares) != 3 or not min(shares) >= 0 or not abs(sum(shares) - 1) <= 1e-6:  # so put, NaN is refused too
+                raise ValueError(f"curriculum.{name}={shares}: give three shares (easy, medium, hard) that sum to 1")
         return self
 
 

@@ -12,28 +12,38 @@ from medclm.types import Observation
 
 @dataclass(frozen=True)
 class Averages:
-    """Loss averages with bias correction (Kingma and Ba 2014, section 3): value = raw / (1 - decay^count)."""
+    """Averages with bias correction (Kingma and Ba 2014, section 3): value = raw / (1 - decay^count)."""
 
     raw: np.ndarray
-    """(domains, 3) float64."""
+    """(domains, 3) float64 per domain and stage, or (domains,) per domain."""
     count: np.ndarray
-    """(domains, 3) int64: observations that held this domain and stage."""
+    """int64, shaped like `raw`: observations that held this domain (and stage)."""
     decay: float
     """Weight of the old value."""
 
     @classmethod
     def unseen(cls, domains: int, decay: float) -> Averages:
+        """One average per domain and stage, (domains, 3), nothing seen yet."""
         return cls(raw=np.zeros((domains, 3)), count=np.zeros((domains, 3), dtype=np.int64), decay=decay)
+
+    @classmethod
+    def unseen_domains(cls, domains: int, decay: float) -> Averages:
+        """One average per domain, (domains,), nothing seen yet."""
+        return cls(raw=np.zeros(domains), count=np.zeros(domains, dtype=np.int64), decay=decay)
 
     @property
     def value(self) -> np.ndarray:
-        """(domains, 3) float64, NaN where never observed."""
+        """float64, shaped like `raw`; NaN where never observed."""
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.where(self.count > 0, self.raw / (1 - self.decay**self.count), np.nan)
 
     def updated(self, observation: Observation) -> Averages:
         """One update for every (domain, stage) in the observation, with the mean of its losses."""
         means, seen = step_means(observation, domains=len(self.raw))
+        return self.blended(means, seen)
+
+    def blended(self, means: np.ndarray, seen: np.ndarray) -> Averages:
+        """One update with `means` where `seen` (bool); both shaped like `raw`."""
         raw = np.where(seen, self.decay * self.raw + (1 - self.decay) * means, self.raw)
         return replace(self, raw=raw, count=self.count + seen)
 
@@ -48,10 +58,34 @@ class Averages:
 def step_means(observation: Observation, domains: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean loss of each (domain, stage) in one observation.
 
+    The order of the samples does not matter, to the last bit: float16 losses are multiples of 2^-24, so their float64 sum is
+    exact as long as it stays below 2^29.
+
     Returns:
         (domains, 3) float64 means (0 where absent) and (domains, 3) bool: present.
     """
-    cell = observation.domains * 3 + observation.stages
-    count = np.bincount(cell, minlength=domains * 3).reshape(domains, 3)
-    total = np.bincount(cell, weights=observation.losses.astype(np.float64), minlength=domains * 3).reshape(domains, 3)
+    means, seen = _cell_means(observation.domains * 3 + observation.stages, observation.losses, cells=domains * 3)
+    return means.reshape(domains, 3), seen.reshape(domains, 3)
+
+
+def domain_means(observation: Observation, domains: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean loss of each domain in one observation, over all its samples whatever their stage.
+
+    Returns:
+        (domains,) float64 means (0 where absent) and (domains,) bool: present.
+    """
+    return _cell_means(observation.domains, observation.losses, cells=domains)
+
+
+def _cell_means(cell: np.ndarray, losses: np.ndarray, cells: int) -> tuple[np.ndarray, np.ndarray]:
+    count = np.bincount(cell, minlength=cells)
+    total = np.bincount(cell, weights=losses.astype(np.float64), minlength=cells)
     return np.divide(total, count, out=np.zeros_like(total), where=count > 0), count > 0
+
+
+def nullable(values: np.ndarray) -> list[Any]:
+    """An array as nested lists with None for NaN: JSON has no NaN. `np.asarray(tree, dtype=float)` reads it back."""
+    listed = values.astype(object)
+    listed[np.isnan(values)] = None
+    tree: list[Any] = listed.tolist()
+    return tree

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from medclm.config import CurriculumSection, MedclmSection
-from medclm.curriculum.averages import Averages
+from medclm.curriculum.averages import Averages, nullable
 from medclm.curriculum.policy import none_if_nan, sigmoid, stage_chances
 from medclm.types import Observation, Stage
 
@@ -114,7 +114,7 @@ class MedclmPolicy:
         return {
             **asdict(state),
             "averages": state.averages.to_json(),
-            "easy_start": [none_if_nan(value) for value in state.easy_start.tolist()],
+            "easy_start": nullable(state.easy_start),
             "window_average": none_if_nan(state.window_average),
         }
 
