@@ -103,11 +103,6 @@ def stage_chances(medium: np.ndarray, hard: float) -> np.ndarray:
     return np.stack([(1 - hard) * (1 - medium), (1 - hard) * medium, np.full(len(medium), hard)], axis=1)
 
 
-def none_if_nan(value: float) -> float | None:
-    """JSON has no NaN."""
-    return None if np.isnan(value) else value
-
-
 def sigmoid(x: np.ndarray) -> np.ndarray:
     """1 / (1 + exp(-x)), without overflow."""
     return 0.5 * (1 + np.tanh(0.5 * x))

@@ -9,7 +9,7 @@ import numpy as np
 
 from medclm.config import CurriculumSection, MedclmSection
 from medclm.curriculum.averages import Averages, nullable
-from medclm.curriculum.policy import none_if_nan, sigmoid, stage_chances
+from medclm.curriculum.policy import sigmoid, stage_chances
 from medclm.types import Observation, Stage
 
 
@@ -22,8 +22,8 @@ class MedclmState:
     """Hard budget h."""
     steps: int
     """Applied steps observed."""
-    window_average: float
-    """G at the end of the last window; NaN before the first."""
+    window_values: np.ndarray
+    """(domains, 2) float64: the Easy and Medium averages at the end of the last window, NaN where unseen then."""
     flat_windows: int
     """Windows in a row whose average hardly changed."""
 
@@ -47,7 +47,7 @@ class MedclmPolicy:
             easy_start=np.full(self.domains, np.nan),
             hard=0.0,
             steps=0,
-            window_average=float("nan"),
+            window_values=np.full((self.domains, 2), np.nan),
             flat_windows=0,
         )
 
@@ -61,20 +61,24 @@ class MedclmPolicy:
         return state
 
     def _close_window(self, state: MedclmState, progress: float) -> MedclmState:
-        """One decision about the Hard budget."""
+        """One decision about the Hard budget.
+
+        G is compared over the cells seen at both ends: a domain that comes late would move it by its mere presence.
+        """
         section = self.section
-        seen = self._seen(state)[:, : Stage.HARD]
-        if not seen.any():
-            return state
-        average = float(state.averages.value[:, : Stage.HARD][seen].mean())
-        change = (average - state.window_average) / max(state.window_average, 1e-12)  # NaN in the first window: no decision
+        values = np.where(self._seen(state), state.averages.value, np.nan)[:, : Stage.HARD]
+        common = np.isfinite(values) & np.isfinite(state.window_values)
+        if not common.any():  # the first window
+            return replace(state, window_values=values)
+        before = float(state.window_values[common].mean())
+        change = (float(values[common].mean()) - before) / max(before, 1e-12)
         flat = state.flat_windows + 1 if abs(change) <= section.plateau else 0
         hard, gap = state.hard, self.median_gap(state)
         if progress >= section.hard_from and flat >= section.plateau_windows and gap <= section.hard_gap:
             hard = min(section.hard_max, hard + section.hard_step)
         elif change >= section.worsening:
             hard *= section.shrink
-        return replace(state, hard=hard, window_average=average, flat_windows=flat)
+        return replace(state, hard=hard, window_values=values, flat_windows=flat)
 
     def _seen(self, state: MedclmState) -> np.ndarray:
         return state.averages.count >= self.section.min_observations
@@ -99,7 +103,13 @@ class MedclmPolicy:
         return stage_chances(medium, state.hard if progress >= section.hard_from else 0.0)
 
     def report(self, state: MedclmState) -> dict[str, float]:
-        return {"hard_budget": state.hard, "median_gap": self.median_gap(state), "flat_windows": float(state.flat_windows)}
+        known = state.window_values[np.isfinite(state.window_values)]
+        return {
+            "hard_budget": state.hard,
+            "median_gap": self.median_gap(state),
+            "flat_windows": float(state.flat_windows),
+            "window_average": float(known.mean()) if len(known) else float("nan"),
+        }
 
     def domain_report(self, state: MedclmState) -> dict[str, np.ndarray]:
         value = state.averages.value
@@ -115,7 +125,7 @@ class MedclmPolicy:
             **asdict(state),
             "averages": state.averages.to_json(),
             "easy_start": nullable(state.easy_start),
-            "window_average": none_if_nan(state.window_average),
+            "window_values": nullable(state.window_values),
         }
 
     def from_json(self, tree: dict[str, Any]) -> MedclmState:
@@ -124,7 +134,7 @@ class MedclmPolicy:
             easy_start=np.asarray(tree["easy_start"], dtype=float),
             hard=tree["hard"],
             steps=tree["steps"],
-            window_average=float("nan") if tree["window_average"] is None else tree["window_average"],
+            window_values=np.asarray(tree["window_values"], dtype=float),
             flat_windows=tree["flat_windows"],
         )
 
