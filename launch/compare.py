@@ -1,8 +1,23 @@
-"""Compare: MLflow runs side by side, or two evaluations by a paired test over patients.
+"""Compare: MLflow runs, two evaluations, a run's curriculum with its log, or policies on a simulated learner.
 
-python launch/compare.py --experiment medclm
-python launch/compare.py --experiment medclm --metric grounding/mean_iou
-python launch/compare.py --paired runs/a/eval/vqa-test runs/b/eval/vqa-test --metric answer_accuracy
+runs of an MLflow experiment side by side:
+  python launch/compare.py --experiment medclm
+  python launch/compare.py --experiment medclm --metric grounding/mean_iou
+two evaluations by a paired test over patients:
+  python launch/compare.py --paired runs/a/eval/vqa-test runs/b/eval/vqa-test --metric answer_accuracy
+prove that every stage of a run follows from its logged losses (exit status 0 equal, 1 not, 2 cannot be said):
+  python launch/compare.py --replay runs/demo
+  python launch/compare.py --replay runs/demo --out pictures        its course as pictures, too
+  python launch/compare.py --replay runs/a --data /new/place/corpus  the corpus was moved since
+why did this sample get its stage?
+  python launch/compare.py --replay runs/demo --why RECORD_ID              everywhere the record was seen
+  python launch/compare.py --replay runs/demo --step 412 --why RECORD_ID   that decision: averages, chances, draw, fallback
+  python launch/compare.py --replay runs/demo --why 19783                  the same by global position
+  python launch/compare.py --replay runs/demo --step 412                   the whole batch after 412 updates
+try policies without training; recipe flags such as --train.steps and --curriculum.* set their numbers:
+  python launch/compare.py --simulate medclm,mixture,threshold --out simulated
+  python launch/compare.py --simulate medclm --learner no_transfer --curriculum.medclm.explore=0.2 --out simulated
+  python launch/compare.py --simulate medclm,sequential --learner mine.yaml --config train/configs/demo.yaml --out simulated
 """
 
 import os
@@ -17,7 +32,12 @@ from pathlib import Path
 from medclm.config import TrackingSection
 
 
-def arguments(given: list[str]) -> argparse.Namespace:
+def arguments(given: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Own flags, and recipe keys for --simulate.
+
+    Raises:
+        ValueError: a flag that belongs to another mode.
+    """
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -26,15 +46,37 @@ def arguments(given: list[str]) -> argparse.Namespace:
     what.add_argument(
         "--paired", type=Path, nargs=2, metavar=("FIRST", "SECOND"), help="two folders such as runs/NAME/eval/vqa-test"
     )
+    what.add_argument("--replay", type=Path, metavar="RUN", help="run folder whose curriculum is recomputed from its log")
+    what.add_argument("--simulate", metavar="POLICIES", help="policies, joined by commas, to try on a simulated learner")
     add = parser.add_argument
     add("--metric", help="metric to compare (default: headline scores and loss); with --paired a score of each example")
     add("--tracking-uri", default="", help="MLflow store; empty = mlflow.db in --runs")
     add("--runs", type=Path, default=Path("runs"), help="folder with the default store (default: runs)")
-    return parser.parse_args(given)
+    add("--data", type=Path, metavar="FOLDER", help="with --replay: where the run's corpus is now")
+    add("--step", type=int, help="with --replay: the batch after this many updates")
+    add("--why", metavar="RECORD", help="with --replay: a record id or a global position to explain")
+    add("--out", type=Path, metavar="FOLDER", help="with --replay or --simulate: where pictures go")
+    add("--learner", default="transfer", help="with --simulate: transfer, no_transfer, plateau, long_tail, or a YAML file")
+    add("--config", type=Path, metavar="FILE", help="with --simulate: recipe whose train, run.seed and curriculum count")
+    chosen, recipe_keys = parser.parse_known_args(given)
+    if recipe_keys and chosen.simulate is None:
+        parser.error(f"unrecognized arguments: {' '.join(recipe_keys)}")
+    for mode, flags in (("replay", ("data", "step", "why")), ("simulate", ("config",))):
+        for flag in flags:
+            if getattr(chosen, mode) is None and getattr(chosen, flag) is not None:
+                raise ValueError(f"--{flag}: only with --{mode}")
+    draws = chosen.simulate is not None or (chosen.replay is not None and chosen.why is None and chosen.step is None)
+    if chosen.out is not None and not draws:
+        raise ValueError("--out: only with --simulate, or with --replay without --why and --step")
+    return chosen, recipe_keys
 
 
 def main(given: list[str]) -> int:
-    chosen = arguments(given)
+    chosen, recipe_keys = arguments(given)
+    if chosen.replay is not None:
+        return replay(chosen)
+    if chosen.simulate is not None:
+        return simulate(chosen, recipe_keys)
     from eval.summary import default_metrics, paired, print_paired, print_runs
     from medclm.tracking import store_uri, stored_runs
 
@@ -48,6 +90,39 @@ def main(given: list[str]) -> int:
     if chosen.metric and chosen.metric not in known:
         raise ValueError(f"--metric {chosen.metric}: no run has it; known: {', '.join(known) or 'none'}")
     print_runs(uri, runs, [chosen.metric] if chosen.metric else default_metrics(runs))
+    return 0
+
+
+def replay(chosen: argparse.Namespace) -> int:
+    """0 equal, 1 not; an explanation alone proves nothing and is 0."""
+    from eval.replay import audit, open_run, print_audit
+    from eval.why import print_why
+
+    run = open_run(chosen.replay, chosen.data)
+    if chosen.why is not None or chosen.step is not None:
+        print_why(run, chosen.why, chosen.step)
+        return 0
+    found, course = audit(run)
+    print_audit(run, found)
+    if chosen.out is not None:
+        from medclm.curriculum.pictures import draw_course
+
+        print("pictures: " + ", ".join(map(str, draw_course(course, chosen.out))))
+    return 0 if found.equal else 1
+
+
+def simulate(chosen: argparse.Namespace, recipe_keys: list[str]) -> int:
+    from eval.simulated import print_simulated, simulated_policies
+    from medclm.config import load_recipe
+
+    recipe = load_recipe(recipe_keys, config=chosen.config)
+    found = simulated_policies(chosen.simulate.split(","), chosen.learner, recipe)
+    print_simulated(found, chosen.learner, recipe)
+    if chosen.out is not None:
+        from medclm.curriculum.pictures import draw_side_by_side
+
+        title = f"Simulated learner {Path(chosen.learner).stem}"
+        print(f"picture: {draw_side_by_side([each.course for each in found], title, chosen.out / 'simulated.png')}")
     return 0
 
 

@@ -40,6 +40,9 @@ NO_TORCH = (
     "medclm.curriculum.stages",
     "medclm.curriculum.averages",
     "medclm.curriculum.registry",
+    "medclm.curriculum.course",
+    "medclm.curriculum.simulation",
+    "medclm.curriculum.pictures",
     "medclm.data.order",
     "medclm.data.schema",
 )

@@ -36,7 +36,7 @@ from medclm.models.protocol import Processor
 from medclm.models.registry import family
 from medclm.tracking import Tracker
 from train.corpora import corpus_folder, training_texts
-from train.record import Recorder
+from train.record import Recorder, draw_course
 from train.steps import StagedStep, StepResult
 
 
@@ -168,6 +168,8 @@ class Run:
         if self.service.log is not None:
             self.service.log.close()
         if self.tracker is not None:
+            if self.step >= self.recipe.train.steps:  # a run that was asked to stop has no time for pictures
+                draw_course(self.folder, policy=self.service.policy, stream=self.stream, tracker=self.tracker)
             self.tracker.close()
         self.engine.close()
 

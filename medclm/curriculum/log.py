@@ -8,18 +8,20 @@ rows mean. The domains of the samples are not stored: they are a pure function o
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from medclm.curriculum.course import Fate, Turn
 from medclm.curriculum.policy import Policy, decide
-from medclm.data.stream import StreamBatch
-from medclm.types import Observation
+from medclm.data.stream import Stream, StreamBatch
+from medclm.types import Observation, Stage
 
 FORMAT = 1
+HEADER, ROWS = "assignments.json", "assignments.bin"
 
 Describe = Callable[[int], StreamBatch]
 """batch_index -> what a global batch consists of."""
@@ -29,7 +31,7 @@ def _row(global_batch_size: int) -> np.dtype[Any]:
     return np.dtype(
         [
             ("decided", "u1"),
-            ("observed", "u1"),  # 0 not yet, 1 applied, 2 skipped
+            ("observed", "u1"),  # a `Fate`
             ("progress", "<f8"),  # of the run, at the decision
             ("observed_progress", "<f8"),  # of the run, when the batch was consumed
             ("stages", "u1", (global_batch_size,)),
@@ -46,30 +48,55 @@ class LoggedRun:
     rows: np.ndarray
     """(batches,) structured: decided, observed, progress, observed_progress, stages (G,), losses (G,)."""
 
+    @property
+    def applied_before(self) -> np.ndarray:
+        """(batches,) int64: updates applied before each batch was consumed."""
+        applied = self.rows["observed"] == Fate.APPLIED
+        return np.asarray(np.cumsum(applied) - applied)
+
 
 class AssignmentLog:
     """Writes the log of one run on rank 0."""
 
     def __init__(self, folder: Path, header: dict[str, Any]) -> None:
-        """`header` holds at least global_batch_size, lookahead, seed, policy and its recipe."""
-        self._dtype = _row(int(header["global_batch_size"]))
+        """`header` holds at least global_batch_size, lookahead, seed, total_steps, the curriculum's recipe and the stream's state."""
+        self._dtype, self._lookahead = _row(int(header["global_batch_size"])), int(header["lookahead"])
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "assignments.json").write_text(json.dumps({"format": FORMAT, **header}, indent=1), encoding="utf-8")
-        path = folder / "assignments.bin"
+        (folder / HEADER).write_text(json.dumps({"format": FORMAT, **header}, indent=1), encoding="utf-8")
+        path = folder / ROWS
         path.touch()
         self._file = path.open("r+b")
+        self._begun = False
 
     def decision(self, batch_index: int, *, progress: float, stages: np.ndarray) -> None:
+        if not self._begun:
+            self._begun = True
+            self._forget_from(batch_index)
         row = np.zeros((), dtype=self._dtype)
         row["decided"], row["progress"], row["stages"] = 1, progress, stages
         self._write(batch_index, row)
 
     def observation(self, observation: Observation) -> None:
-        self._file.seek(observation.batch_index * self._dtype.itemsize)
-        row = np.frombuffer(self._file.read(self._dtype.itemsize), dtype=self._dtype)[0].copy()
-        row["observed"] = 1 if np.isfinite(observation.losses).all() else 2
+        row = self._read(observation.batch_index)
+        # A skipped step has no loss at all; a single infinite one is a loss beyond float16, and the policy did see it.
+        row["observed"] = Fate.SKIPPED if np.isnan(observation.losses).all() else Fate.APPLIED
         row["observed_progress"], row["losses"] = observation.progress, observation.losses
         self._write(observation.batch_index, row)
+
+    def _forget_from(self, batch_index: int) -> None:
+        """Before the first decision of this process: drop what an attempt that died wrote from there on.
+
+        Its later rows rest on losses that are about to be overwritten, and batches in flight at the checkpoint were not observed.
+        """
+        self._file.truncate(batch_index * self._dtype.itemsize)
+        for in_flight in range(max(0, batch_index - self._lookahead), batch_index):
+            row = self._read(in_flight)
+            row["observed"], row["observed_progress"], row["losses"] = Fate.IN_FLIGHT, 0, 0
+            self._write(in_flight, row)
+
+    def _read(self, batch_index: int) -> np.ndarray:
+        self._file.seek(batch_index * self._dtype.itemsize)
+        return np.frombuffer(self._file.read(self._dtype.itemsize), dtype=self._dtype)[0].copy()  # type: ignore[no-any-return]
 
     def _write(self, batch_index: int, row: np.ndarray) -> None:
         self._file.seek(batch_index * self._dtype.itemsize)
@@ -83,20 +110,100 @@ class AssignmentLog:
 
 
 def read_log(folder: Path) -> LoggedRun:
-    """The log of a run folder; a row cut off by a crash is left out.
+    """The log of a run folder; what a crash cut off at its end is left out.
 
     Raises:
-        ValueError: no log there, or one of another format.
+        ValueError: no log there, one of another format, one with a hole or with numbers that are no stages.
     """
-    path = folder / "assignments.json"
-    if not path.is_file():
-        raise ValueError(f"{folder}: no assignments.json: give the folder of a run")
-    header = json.loads(path.read_text(encoding="utf-8"))
-    if header.get("format") != FORMAT:
-        raise ValueError(f"{path}: format {header.get('format')}, this version reads {FORMAT}")
+    header = _read_header(folder)
     dtype = _row(int(header["global_batch_size"]))
-    data = (folder / "assignments.bin").read_bytes()
-    return LoggedRun(header=header, rows=np.frombuffer(data[: len(data) // dtype.itemsize * dtype.itemsize], dtype=dtype))
+    if not (folder / ROWS).is_file():
+        raise ValueError(f"{folder}: {HEADER} without {ROWS}: the log was copied in part; copy both")
+    data = (folder / ROWS).read_bytes()
+    rows = np.frombuffer(data[: len(data) // dtype.itemsize * dtype.itemsize], dtype=dtype)
+    decided = rows["decided"] == 1
+    batches = len(rows) if decided.all() else int(np.argmin(decided))
+    if decided[batches:].any():
+        raise ValueError(
+            f"{folder / ROWS}: batch {batches} has no decision although later ones have: the file was lost or damaged before the "
+            "run was resumed, and nothing after that batch can be recomputed"
+        )
+    worst = rows["stages"][:batches].max(axis=1, initial=0)
+    if (worst > max(Stage)).any():
+        batch = int(np.argmax(worst > max(Stage)))
+        raise ValueError(f"{folder / ROWS}: batch {batch} holds a stage {worst[batch]}: the file is damaged; restore it")
+    return LoggedRun(header=header, rows=rows[:batches])
+
+
+def _read_header(folder: Path) -> dict[str, Any]:
+    path = folder / HEADER
+    if not path.is_file():
+        raise ValueError(f"{folder}: no {HEADER}: give the folder of a training run, such as runs/demo")
+    try:
+        header = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error}): it was cut off or edited; restore it") from error
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        found = header.get("format") if isinstance(header, dict) else type(header).__name__
+        raise ValueError(f"{path}: format {found}, this version reads {FORMAT}: use the version of medclm that wrote the run")
+    missing = [key for key in ("global_batch_size", "lookahead", "seed") if key not in header]
+    if missing:
+        raise ValueError(f"{path}: {', '.join(missing)} missing: it was edited; restore it")
+    return header
+
+
+def progresses(run: LoggedRun) -> tuple[np.ndarray, np.ndarray]:
+    """What the service told the policy at each decision and at each observation: applied steps / planned steps, at most 1.
+
+    At the decision for batch t the batches up to t - lookahead - 1 have been counted, and those in flight count as applied.
+
+    Returns:
+        (batches,) float64 twice. A header without total_steps leaves only what was logged.
+    """
+    if "total_steps" not in run.header:
+        return run.rows["progress"], run.rows["observed_progress"]
+    total, lookahead = int(run.header["total_steps"]), int(run.header["lookahead"])
+    batch, applied = np.arange(len(run.rows)), run.applied_before
+    ahead = np.minimum(batch, lookahead)
+    return np.minimum(1.0, (applied[batch - ahead] + ahead) / total), np.minimum(1.0, applied / total)
+
+
+def turns(run: LoggedRun, policy: Policy[Any], describe: Describe) -> Iterator[Turn]:
+    """Every batch of a log again, its decision recomputed from the logged losses alone.
+
+    Raises:
+        ValueError: a batch that was never observed, although a logged decision rests on it.
+    """
+    lookahead, seed = int(run.header["lookahead"]), int(run.header["seed"])
+    decision_progress, observation_progress = progresses(run)
+    state, observed, applied = policy.initial(), 0, run.applied_before
+    for batch_index, row in enumerate(run.rows):
+        while observed < batch_index - lookahead:  # the decision for t has seen exactly the batches up to t - lookahead - 1
+            past = run.rows[observed]
+            if past["observed"] == Fate.IN_FLIGHT:
+                raise ValueError(
+                    f"{ROWS}: the decision for batch {batch_index} rests on the losses of batch {observed}, which are not in the "
+                    "log: it was damaged, and nothing after that batch can be recomputed"
+                )
+            if past["observed"] == Fate.APPLIED:
+                domains = describe(observed).domains
+                progress = float(observation_progress[observed])
+                state = policy.observe(state, Observation(observed, progress, domains, past["stages"], past["losses"]))
+            observed += 1
+        batch, progress = describe(batch_index), float(decision_progress[batch_index])
+        decided, wanted = decide(policy, state, batch, progress=progress, seed=seed)
+        yield Turn(
+            batch_index=batch_index,
+            step=int(applied[batch_index]),
+            progress=progress,
+            state=state,
+            batch=batch,
+            wanted=wanted,
+            decided=decided,
+            given=row["stages"],
+            losses=row["losses"],
+            fate=Fate(row["observed"]),
+        )
 
 
 def replay(run: LoggedRun, policy: Policy[Any], describe: Describe) -> np.ndarray:
@@ -105,15 +212,19 @@ def replay(run: LoggedRun, policy: Policy[Any], describe: Describe) -> np.ndarra
     Returns:
         (batches, G) uint8 stages; equal to `run.rows["stages"]` if the log is the truth.
     """
-    lookahead, seed = int(run.header["lookahead"]), int(run.header["seed"])
-    state, stages, observed = policy.initial(), np.zeros_like(run.rows["stages"]), 0
-    for batch_index, row in enumerate(run.rows):
-        while observed < batch_index - lookahead:  # the decision for t has seen exactly the batches up to t - lookahead - 1
-            past = run.rows[observed]
-            if past["observed"] == 1:
-                domains = describe(observed).domains
-                seen = Observation(observed, float(past["observed_progress"]), domains, past["stages"], past["losses"])
-                state = policy.observe(state, seen)
-            observed += 1
-        stages[batch_index], _ = decide(policy, state, describe(batch_index), progress=float(row["progress"]), seed=seed)
+    stages = np.zeros_like(run.rows["stages"])
+    for turn in turns(run, policy, describe):
+        stages[turn.batch_index] = turn.decided
     return stages
+
+
+def describe_in_order(stream: Stream, global_batch_size: int, at_once: int = 32) -> Describe:
+    """`stream.describe` for going through a whole run: reads `at_once` batches together, which opens each part of a file once."""
+
+    def describe(batch_index: int) -> StreamBatch:
+        chunk, place = divmod(batch_index, at_once)
+        whole = stream.describe(chunk, global_batch_size * at_once)
+        here = slice(place * global_batch_size, (place + 1) * global_batch_size)
+        return StreamBatch(whole.positions[here], whole.record_rows[here], whole.domains[here], whole.offered[here])
+
+    return describe
