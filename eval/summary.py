@@ -1,19 +1,17 @@
-"""Scores and runs as tables in a terminal. Knows nothing of models or corpora."""
+"""Scores of evaluations in a terminal, and two of them by a paired test. Knows nothing of models or corpora."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from medclm.metrics.intervals import Paired, paired_test
-from medclm.tracking import RunSummary, metric_history
 
 
 def print_scores(results: Mapping[str, Mapping[str, Any]]) -> None:
@@ -70,47 +68,6 @@ def _claim(score: Mapping[str, Any]) -> str:
     interval = "" if score["ci95"] is None else " ({:.2f} to {:.2f})".format(*score["ci95"])
     floor = "" if score["floor"] is None else f", {score['floor']:.2f} without looking"
     return f"{score['value']:.2f}{interval}{floor}"
-
-
-def print_runs(uri: str, runs: Sequence[RunSummary], metrics: Sequence[str]) -> None:
-    """Runs side by side: status, last and best value of each metric, then the parameters that differ.
-
-    Best is the least for metrics named after a loss or an error, else the greatest; a dash = the run has no such metric.
-    """
-    names = [f"{run.name} ({run.run_id[:6]})" for run in runs]
-    table = Table("", *map(escape, names), title=f"{len(runs)} runs in {uri}", title_justify="left")
-    table.add_row("status", *(run.status for run in runs))
-    for metric in metrics:
-        table.add_row(escape(metric), *(_number(run.metrics.get(metric)) for run in runs))
-        table.add_row("  best, at step", *(_best(uri, run, metric) for run in runs), end_section=True)
-    for key in sorted({key for run in runs for key in run.params}):
-        values = [run.params.get(key, "–") for run in runs]
-        if len(set(values)) > 1:
-            table.add_row(escape(key), *(escape(value) for value in values))
-    Console().print(table)
-
-
-def lower_is_better(metric: str) -> bool:
-    """By name: a loss, an error, a false-positive rate or what is unparsed."""
-    return any(word in metric.lower() for word in ("loss", "error", "false_positive", "unparsed", "wrong_reason", "skipped"))
-
-
-def _best(uri: str, run: RunSummary, metric: str) -> str:
-    if metric not in run.metrics:
-        return "–"
-    history = [(step, value) for step, value in metric_history(uri, run.run_id, metric) if np.isfinite(value)]
-    if not history:
-        return "–"
-    step, value = (min if lower_is_better(metric) else max)(history, key=lambda entry: entry[1])
-    return f"{value:.4g} at {step}"
-
-
-def default_metrics(runs: Sequence[RunSummary]) -> list[str]:
-    """What to compare when nothing is asked: the headline scores and the loss, as far as any run has them."""
-    present = {metric for run in runs for metric in run.metrics}
-    headline = ("vqa/answer_accuracy", "vqa/closed_accuracy", "grounding/mean_iou", "grounding/answer_and_box")
-    losses = sorted(metric for metric in present if metric.split("/")[-1] == "loss")
-    return [metric for metric in (*headline, *losses) if metric in present] or sorted(present)[:5]
 
 
 def paired(first: Path, second: Path, score: str) -> Paired:

@@ -49,25 +49,33 @@ def arguments(given: list[str]) -> tuple[argparse.Namespace, list[str]]:
     what.add_argument("--replay", type=Path, metavar="RUN", help="run folder whose curriculum is recomputed from its log")
     what.add_argument("--simulate", metavar="POLICIES", help="policies, joined by commas, to try on a simulated learner")
     add = parser.add_argument
-    add("--metric", help="metric to compare (default: headline scores and loss); with --paired a score of each example")
+    add(
+        "--metric",
+        action="append",
+        default=[],
+        help="metric to compare, repeatable (default: headline scores and loss); with --paired a score of each example",
+    )
+    add("--target", type=float, help="with --experiment and one --metric: value whose first step and seconds are told")
     add("--tracking-uri", default="", help="MLflow store; empty = mlflow.db in --runs")
     add("--runs", type=Path, default=Path("runs"), help="folder with the default store (default: runs)")
     add("--data", type=Path, metavar="FOLDER", help="with --replay: where the run's corpus is now")
     add("--step", type=int, help="with --replay: the batch after this many updates")
     add("--why", metavar="RECORD", help="with --replay: a record id or a global position to explain")
-    add("--out", type=Path, metavar="FOLDER", help="with --replay or --simulate: where pictures go")
+    add("--out", type=Path, help="folder for pictures of --replay or --simulate; with --experiment an HTML file to write")
     add("--learner", default="transfer", help="with --simulate: transfer, no_transfer, plateau, long_tail, or a YAML file")
     add("--config", type=Path, metavar="FILE", help="with --simulate: recipe whose train, run.seed and curriculum count")
     chosen, recipe_keys = parser.parse_known_args(given)
     if recipe_keys and chosen.simulate is None:
         parser.error(f"unrecognized arguments: {' '.join(recipe_keys)}")
-    for mode, flags in (("replay", ("data", "step", "why")), ("simulate", ("config",))):
+    for mode, flags in (("experiment", ("target",)), ("replay", ("data", "step", "why")), ("simulate", ("config",))):
         for flag in flags:
             if getattr(chosen, mode) is None and getattr(chosen, flag) is not None:
                 raise ValueError(f"--{flag}: only with --{mode}")
-    draws = chosen.simulate is not None or (chosen.replay is not None and chosen.why is None and chosen.step is None)
-    if chosen.out is not None and not draws:
-        raise ValueError("--out: only with --simulate, or with --replay without --why and --step")
+    draws = chosen.replay is not None and chosen.why is None and chosen.step is None
+    if chosen.out is not None and not (chosen.experiment or chosen.simulate is not None or draws):
+        raise ValueError("--out: only with --experiment, --simulate, or --replay without --why and --step")
+    if chosen.paired and len(chosen.metric) > 1:
+        raise ValueError("--metric: with --paired give one")
     return chosen, recipe_keys
 
 
@@ -77,19 +85,17 @@ def main(given: list[str]) -> int:
         return replay(chosen)
     if chosen.simulate is not None:
         return simulate(chosen, recipe_keys)
-    from eval.summary import default_metrics, paired, print_paired, print_runs
-    from medclm.tracking import store_uri, stored_runs
-
     if chosen.paired:
-        score = chosen.metric or ("mean_iou" if chosen.paired[0].name.startswith("grounding") else "answer_accuracy")
+        from eval.summary import paired, print_paired
+
+        score = (*chosen.metric, "mean_iou" if chosen.paired[0].name.startswith("grounding") else "answer_accuracy")[0]
         print_paired(paired(chosen.paired[0], chosen.paired[1], score), score)
         return 0
+    from eval.comparison import compare_experiment
+    from medclm.tracking import store_uri
+
     uri = store_uri(TrackingSection(uri=chosen.tracking_uri), chosen.runs)
-    runs = stored_runs(uri, chosen.experiment)
-    known = sorted({metric for run in runs for metric in run.metrics})
-    if chosen.metric and chosen.metric not in known:
-        raise ValueError(f"--metric {chosen.metric}: no run has it; known: {', '.join(known) or 'none'}")
-    print_runs(uri, runs, [chosen.metric] if chosen.metric else default_metrics(runs))
+    compare_experiment(chosen.experiment, uri=uri, metrics=chosen.metric, target=chosen.target, out=chosen.out)
     return 0
 
 
@@ -129,6 +135,6 @@ def simulate(chosen: argparse.Namespace, recipe_keys: list[str]) -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main(sys.argv[1:]))
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         print(f"compare: {error}", file=sys.stderr)
         sys.exit(2)

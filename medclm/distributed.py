@@ -6,10 +6,14 @@ behind a model collective and a silent peer is named as what was waited for.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -47,7 +51,11 @@ class Ranks:
 
 
 class ControlPlane:
-    """Gather to rank 0 and broadcast from it, for small byte messages of a fixed length. A no-op in a single process."""
+    """Gather to rank 0, broadcast from it, and agree: for small messages of a fixed length. A no-op in a single process.
+
+    A message longer than the receiver's makes gloo end the receiver's process, so that whoever uses this must first see to it
+    that all ranks have the same lengths (medclm/curriculum/service.py greets).
+    """
 
     def __init__(self, ranks: Ranks, *, timeout_s: float) -> None:
         self.ranks, self.timeout_s = ranks, timeout_s
@@ -55,45 +63,75 @@ class ControlPlane:
         if ranks.world_size > 1:
             self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
 
-    def gather(self, message: bytes, *, what: str) -> list[bytes] | None:
-        """The messages of all ranks, in order, on rank 0; None elsewhere. All have the same length.
-
-        Raises:
-            RuntimeError: a peer did not answer within the timeout, naming `what` was waited for.
-        """
-        if self._group is None:
-            return [message]
-        mine = torch.frombuffer(bytearray(message), dtype=torch.uint8)
-        places = [torch.empty_like(mine) for _ in range(self.ranks.world_size)] if self.ranks.is_main else None
-        try:
-            dist.gather(mine, places, dst=0, group=self._group)
-        except RuntimeError as error:
-            raise self._lost(what) from error
-        return [bytes(place.numpy().tobytes()) for place in places] if places is not None else None
-
-    def broadcast(self, message: bytes | None, *, length: int, what: str) -> bytes:
-        """Rank 0's message on every rank.
+    def gather(self, message: np.ndarray, *, what: str) -> np.ndarray | None:
+        """The messages (R, L) uint8 of all ranks on rank 0, in order; None elsewhere.
 
         Args:
-            message: `length` bytes on rank 0, ignored elsewhere.
+            message: (L,) uint8, of the same length on every rank.
+            what: for the error, as in "the losses of batch 7".
 
         Raises:
-            RuntimeError: rank 0 did not answer within the timeout.
+            RuntimeError: a peer did not answer within the timeout or is gone; names who waited for what.
+        """
+        if self._group is None:
+            return message[None]
+        main, world = self.ranks.is_main, self.ranks.world_size
+        messages = torch.empty((world, len(message)), dtype=torch.uint8) if main else None
+        whom = f"{what} from {_others(world)}" if main else f"rank 0 to take {what}"
+        with self._watch(whom):
+            places = list(messages) if messages is not None else None
+            dist.gather(torch.from_numpy(message), places, dst=0, group=self._group)
+        return messages.numpy() if messages is not None else None
+
+    def broadcast(self, message: np.ndarray | None, *, length: int, what: str) -> np.ndarray:
+        """Rank 0's message (L,) uint8 on every rank.
+
+        Args:
+            message: (length,) uint8 on rank 0, None elsewhere.
+
+        Raises:
+            RuntimeError: rank 0 did not answer within the timeout or is gone; names who waited for what.
         """
         if self._group is None:
             assert message is not None
             return message
-        buffer = torch.empty(length, dtype=torch.uint8)
-        if message is not None and self.ranks.is_main:
-            buffer = torch.frombuffer(bytearray(message), dtype=torch.uint8)
-        try:
+        buffer = torch.empty(length, dtype=torch.uint8) if message is None else torch.from_numpy(message)
+        with self._watch(f"{_others(self.ranks.world_size)} to take {what}" if self.ranks.is_main else f"{what} from rank 0"):
             dist.broadcast(buffer, src=0, group=self._group)
-        except RuntimeError as error:
-            raise self._lost(what) from error
-        return bytes(buffer.numpy().tobytes())
+        return buffer.numpy()
 
-    def _lost(self, what: str) -> RuntimeError:
-        return RuntimeError(
-            f"rank {self.ranks.rank}: no answer within {self.timeout_s:g} s while waiting for {what}: another rank died, hangs or "
-            f"raised (its own log says why); a slow one needs a larger curriculum.timeout_s"
-        )
+    def largest(self, number: int, *, what: str) -> int:
+        """The largest of all ranks' numbers, on every rank.
+
+        Raises:
+            RuntimeError: a peer did not answer within the timeout or is gone; names who waited for what.
+        """
+        if self._group is None:
+            return number
+        numbers = torch.tensor([number])
+        with self._watch(f"every rank's word on {what}"):
+            dist.all_reduce(numbers, op=dist.ReduceOp.MAX, group=self._group)
+        return int(numbers)
+
+    @contextlib.contextmanager
+    def _watch(self, whom: str) -> Iterator[None]:
+        """Turn gloo's words into who waited for what, and what to do."""
+        try:
+            yield
+        except RuntimeError as error:
+            text = str(error)
+            # gloo knows a peer by its address only, and a time-out not even by that.
+            address = re.search(r"\[[^\]/]+\]:\d+", text)
+            if "imed out" in text or "timeout" in text:
+                fault = f"no answer within {self.timeout_s:g} s"
+                cure = "a rank hangs, died or raised: look for the first error in its log; if it is slow, raise curriculum.timeout_s"
+            elif "losed" in text or "reset" in text:
+                fault = "lost the connection to another rank" + (f" ({address[0]})" if address else "")
+                cure = "its process died or raised: look for the first error in its log"
+            else:
+                fault, cure = f"failed ({text})", "look for the first error in the logs of the other ranks"
+            raise RuntimeError(f"rank {self.ranks.rank}: {fault} while waiting for {whom}: {cure}") from error
+
+
+def _others(world_size: int) -> str:
+    return "rank 1" if world_size == 2 else f"one of ranks 1 to {world_size - 1}"

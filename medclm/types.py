@@ -123,6 +123,17 @@ class Batch:
         return Batch(**{name: value.pin_memory() for name, value in vars(self).items()})
 
 
+class LossWeights(NamedTuple):
+    """What a sample's mean losses count."""
+
+    answer: float
+    """Answer, in Easy and Medium."""
+    rationale: float
+    """Rationale, in Easy and Medium."""
+    hard: float
+    """Answer in Hard, where it is all there is."""
+
+
 @dataclass(frozen=True)
 class Assignment:
     """Rank 0's decision for one global batch, equal on every rank."""

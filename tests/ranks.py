@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import queue
 import socket
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -45,7 +46,7 @@ def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any, ti
     """`function(rank, *arguments)` in `world_size` processes; their results in rank order.
 
     A result is the function's return value, or a string `ErrorType: message` and traceback where it raised. A process that
-    does not answer in time is ended and reads `lost`.
+    ends without a word reads `lost (exit code -9)`, one that does not answer in time is ended and reads `lost`.
     """
     context = multiprocessing.get_context("spawn")
     results, port = context.Queue(), free_port()
@@ -55,15 +56,17 @@ def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any, ti
     ]
     for process in processes:
         process.start()
-    answers: list[Any] = ["lost"] * world_size
-    try:
-        for _ in range(world_size):
-            rank, fault, value = results.get(timeout=timeout_s)
+    answers: dict[int, Any] = {}
+    deadline = time.monotonic() + timeout_s
+    while len(answers) < world_size and time.monotonic() < deadline:
+        ended = {rank: process.exitcode for rank, process in enumerate(processes) if not process.is_alive()}
+        try:
+            rank, fault, value = results.get(timeout=0.2)
             answers[rank] = fault if fault is not None else value
-    except queue.Empty:
-        pass
+        except queue.Empty:  # whoever had ended before this wait has said all it will
+            answers |= {rank: f"lost (exit code {code})" for rank, code in ended.items() if rank not in answers}
     for process in processes:
         process.join(timeout=5)
         if process.is_alive():
             process.kill()
-    return answers
+    return [answers.get(rank, "lost") for rank in range(world_size)]

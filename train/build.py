@@ -35,6 +35,7 @@ from medclm.engine import Device, Engine, connect, find_device, sharded_weights,
 from medclm.models.protocol import Processor
 from medclm.models.registry import family
 from medclm.tracking import Tracker
+from medclm.types import LossWeights
 from train.corpora import corpus_folder, training_texts
 from train.record import Recorder, draw_course
 from train.steps import StagedStep, StepResult
@@ -293,7 +294,8 @@ def _engine(recipe: Recipe, ds_config: dict[str, Any], processor: Processor, *, 
         network = models.build(recipe.model, processor, dtype, recipe.run.seed)
     if recipe.engine.activation_checkpointing:
         network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return Engine(models.objective(network, section.answer_weight, section.rationale_weight), recipe, ds_config, device)
+    weights = LossWeights(answer=section.answer_weight, rationale=section.rationale_weight, hard=section.hard_weight)
+    return Engine(models.objective(network, weights), recipe, ds_config, device)
 
 
 def _service(recipe: Recipe, plan: BatchPlan, stream: Stream, corpus: Corpus, ranks: Ranks, folder: Path) -> CurriculumService:

@@ -2,61 +2,49 @@
 
 One exchange a step, the same on every rank:
 
-    report of batch t-1  --gather-->  rank 0: policy.observe  -> decide batch t + lookahead  --broadcast-->  all ranks
+    losses of batch t-1  --gather-->  rank 0: policy.observe  -> decide batch t + lookahead  --broadcast-->  all ranks agree
 
 The decision for batch t thus always rests on the losses of the batches up to t - lookahead - 1, whatever the number of ranks
-or their speed, so a run is reproducible and its log can be replayed. Both messages have a fixed length and carry their batch
-index and a checksum: a rank that gets a wrong one raises and names both. Knows nothing of models, pixels or DeepSpeed.
+or their speed, so a run is reproducible and its log can be replayed. From a lookahead of 2 on, the exchange runs on a thread
+of its own while the step computes, and its result is taken at the next call: the first batch of lookahead hides the rendering,
+the second hides the exchange. Only one thread at a time speaks on the control plane, in the same order on every rank.
+
+Every exchange ends with a word of all ranks, so that a fault (a raising policy, a wrong report, a damaged message) ends all of
+them at once and with its reason; a rank that is gone or silent is a RuntimeError of the control plane within its timeout.
+Knows nothing of models, pixels or DeepSpeed.
 """
 
 from __future__ import annotations
 
-import struct
-import zlib
 from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
+from medclm.curriculum.decider import Decider, Standing, Totals, Work
 from medclm.curriculum.log import AssignmentLog, Describe
-from medclm.curriculum.policy import Policy, decide
-from medclm.data.order import rank_slots
+from medclm.curriculum.messages import (
+    EMPTY,
+    ERROR,
+    GREETING,
+    SKIPPED,
+    STOP,
+    answer_kind,
+    first_difference,
+    greeting,
+    read,
+    report_kind,
+    seal,
+)
+from medclm.curriculum.policy import Policy
 from medclm.distributed import ControlPlane, Ranks
 from medclm.types import Assignment, Observation
 
-MESSAGE_VERSION = 1
-_HEADER = struct.Struct("<BBqI")  # version, flags, batch index, checksum of what follows
-STOP, SKIPPED = 1, 2
-
-
-def pack(batch_index: int, flags: int, payload: bytes) -> bytes:
-    """A message: header and payload."""
-    check = zlib.crc32(struct.pack("<Bq", flags, batch_index) + payload)
-    return _HEADER.pack(MESSAGE_VERSION, flags, batch_index, check) + payload
-
-
-def unpack(message: bytes, *, batch_index: int, sender: int, receiver: int) -> tuple[int, bytes]:
-    """Flags and payload of a message that must be about `batch_index`.
-
-    Raises:
-        RuntimeError: another version, index or checksum; names what came and what was expected.
-    """
-    version, flags, found, check = _HEADER.unpack_from(message)
-    payload = message[_HEADER.size :]
-    if version != MESSAGE_VERSION:
-        raise RuntimeError(
-            f"rank {receiver}: message version {version} from rank {sender}, expected {MESSAGE_VERSION}: mixed installs"
-        )
-    if found != batch_index:
-        raise RuntimeError(f"rank {receiver}: message about batch {found} from rank {sender}, expected batch {batch_index}")
-    expected = zlib.crc32(struct.pack("<Bq", flags, found) + payload)
-    if check != expected:
-        raise RuntimeError(
-            f"rank {receiver}: checksum {check:#010x} of batch {found} from rank {sender}, expected {expected:#010x}"
-        )
-    return flags, payload
+HIDDEN_FROM = 2
+"""The smallest lookahead whose exchanges run while the step computes."""
 
 
 @dataclass(frozen=True)
@@ -76,18 +64,15 @@ class Report:
     peak_memory: int = 0
     """Bytes, the most this rank has held so far."""
 
-    def numbers(self) -> np.ndarray:
-        """(3,) int64: tokens, target tokens, peak memory."""
-        return np.asarray([self.tokens, self.target_tokens, self.peak_memory], dtype="<i8")
-
 
 @dataclass(frozen=True)
-class Totals:
-    """Sums over all ranks since the run (or its resume) began, and the largest peak memory; on rank 0."""
+class _Outcome:
+    """What an exchange leaves on one rank."""
 
-    tokens: int = 0
-    target_tokens: int = 0
-    peak_memory: int = 0
+    assignment: Assignment | None
+    standing: Standing
+    """Advanced on rank 0 only."""
+    observation: Observation | None
 
 
 class CurriculumService:
@@ -108,112 +93,222 @@ class CurriculumService:
         log: AssignmentLog | None = None,
     ) -> None:
         """`log` is rank 0's; `describe` says what a global batch consists of (data/stream.py)."""
-        self.policy, self.describe, self.ranks, self.plane = policy, describe, ranks, plane
-        self.global_batch_size, self.lookahead, self.total_steps, self.seed = global_batch_size, lookahead, total_steps, seed
-        self.log = log
-        self._slots = [
-            rank_slots(global_batch_size, micro_batch_size, rank, ranks.world_size).ravel() for rank in range(ranks.world_size)
-        ]
-        self.state = policy.initial()
+        self.policy, self.ranks, self.plane, self.log = policy, ranks, plane, log
+        self.global_batch_size, self.micro_batch_size, self.lookahead = global_batch_size, micro_batch_size, lookahead
+        self.total_steps, self.seed = total_steps, seed
         self.next_batch = 0
         """The batch whose exchange comes next."""
-        self.applied_steps = 0
-        self.fallbacks = 0
-        """Samples so far whose record did not offer the wanted stage (rank 0)."""
         self.latest: Observation | None = None
-        self.totals = Totals()
-        self._pending: Report | None = None
+        """The newest observation, on rank 0. Each exchange moves on by one at most, so who looks every step misses none."""
+        self._decider: Decider | None = None
+        if ranks.is_main:
+            self._decider = Decider(
+                policy=policy,
+                describe=describe,
+                world_size=ranks.world_size,
+                global_batch_size=global_batch_size,
+                micro_batch_size=micro_batch_size,
+                total_steps=total_steps,
+                seed=seed,
+            )
+        self._report_kind = report_kind(global_batch_size // ranks.world_size)
+        self._answer_kind = answer_kind(global_batch_size)
+        self._standing = Standing(policy.initial())
+        self._pending: tuple[Report, torch.cuda.Event | None] | None = None
         self._in_flight: deque[Assignment] = deque()
-        self._consumed: Assignment | None = None
-        self._stop = False
+        self._unshown: deque[Observation] = deque()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="curriculum") if lookahead >= HIDDEN_FROM else None
+        self._running: Future[_Outcome] | None = None
+
+    @property
+    def state(self) -> Any:
+        """The policy's state, on rank 0."""
+        return self._standing.state
+
+    @property
+    def applied_steps(self) -> int:
+        return self._standing.applied_steps
+
+    @property
+    def fallbacks(self) -> int:
+        """Samples so far whose record did not offer the wanted stage, on rank 0."""
+        return self._standing.fallbacks
+
+    @property
+    def totals(self) -> Totals:
+        return self._standing.totals
 
     def start(self) -> list[Assignment]:
-        """Assignments known before the first exchange: the first `lookahead` batches, or those in flight after a resume."""
+        """Assignments known before the first exchange: the first ones, or those in flight after a resume.
+
+        Raises:
+            RuntimeError: a rank has another recipe, version or checkpoint; names the key and both values.
+        """
+        self._greet()
         while len(self._in_flight) < self.lookahead:
-            self._decide(self.next_batch + len(self._in_flight), stop=False)
-        return list(self._in_flight)
+            self._take(self._converse(None, self.next_batch - 1, self.next_batch + len(self._in_flight)))
+        known = list(self._in_flight)
+        return known if self._thread is None else known[:-1]  # the first exchange hands over the last one
 
     def exchange(self) -> Assignment:
-        """Deliver the last report, receive the assignment `lookahead` batches ahead. Every rank calls this once a step."""
-        self._stop |= self._deliver()
-        assignment = self._decide(self.next_batch + self.lookahead, stop=self._stop)
-        self._consumed = self._in_flight.popleft()
+        """Deliver the last report and receive the next assignment. Every rank calls this once a step.
+
+        Returns:
+            The stages of the batch `lookahead` ahead; one less where the exchange is hidden: what the last call began.
+
+        Raises:
+            RuntimeError: a rank is lost, or has a fault that ends all ranks; says which and why.
+        """
+        ours, self._pending = self._pending, None
+        reported, wanted = self.next_batch - 1, self.next_batch + self.lookahead
+        if self._thread is None:
+            self._take(self._converse(ours, reported, wanted))
+            assignment = self._in_flight[-1]
+        else:
+            self._join()
+            assignment = self._in_flight[-1]
+            self._running = self._thread.submit(self._converse, ours, reported, wanted)
+        if self._unshown:
+            self.latest = self._unshown.popleft()
+        self._in_flight.popleft()
         self.next_batch += 1
         return assignment
 
     def report(self, report: Report) -> None:
-        """Hand in a batch's losses; they travel with the next exchange, so nothing waits for them now."""
-        losses = report.losses.detach()
-        if losses.is_cuda:  # copy while the device goes on; the next exchange comes a whole step later
+        """Hand in a batch's losses; they travel with the next exchange, so nothing waits for them now.
+
+        Raises:
+            ValueError: another number of losses than this rank has samples.
+        """
+        due = self.global_batch_size // self.ranks.world_size
+        if report.losses.shape != (due,):
+            raise ValueError(
+                f"rank {self.ranks.rank}: losses of shape {tuple(report.losses.shape)} for batch {report.batch_index}: give one per "
+                f"sample of this rank, ({due},)"
+            )
+        losses, copied = report.losses.detach(), None
+        if losses.is_cuda:  # copy while the device goes on; the event says when the bytes are there
             pinned = torch.empty(losses.shape, dtype=losses.dtype, pin_memory=True)
             pinned.copy_(losses, non_blocking=True)
-            losses = pinned
-        self._pending = replace(report, losses=losses)
+            losses, copied = pinned, torch.cuda.Event()  # type: ignore[no-untyped-call]
+            copied.record()
+        self._pending = replace(report, losses=losses), copied
 
-    def _deliver(self) -> bool:
-        """Gather the pending reports; rank 0 lets the policy see them. Returns whether any rank wants to stop (rank 0)."""
-        if self._pending is None:
-            return False
-        report, self._pending = self._pending, None
-        if torch.cuda.is_available() and report.losses.is_pinned():
-            torch.cuda.current_stream().synchronize()
-        losses = report.losses.float().numpy().astype("<f2")
-        flags = (STOP if report.stop_wanted else 0) | (0 if report.applied else SKIPPED)
-        message = pack(report.batch_index, flags, losses.tobytes() + report.numbers().tobytes())
-        messages = self.plane.gather(message, what=f"the losses of batch {report.batch_index}")
-        if messages is None:
-            return False
-        return self._observe(report.batch_index, messages)
+    def close(self) -> None:
+        """Let an exchange that still runs come to its end. Needed only where a run ends without `state_dict`."""
+        if self._thread is not None:
+            self._thread.shutdown(wait=True)
 
-    def _observe(self, batch_index: int, messages: list[bytes]) -> bool:
-        losses, flags_of_all = np.empty(self.global_batch_size, dtype="<f2"), 0
-        for rank, message in enumerate(messages):
-            flags, payload = unpack(message, batch_index=batch_index, sender=rank, receiver=self.ranks.rank)
-            slots = self._slots[rank]
-            losses[slots] = np.frombuffer(payload, dtype="<f2", count=len(slots))
-            self._add(np.frombuffer(payload, dtype="<i8", offset=2 * len(slots)))
-            flags_of_all |= flags
-        if flags_of_all & SKIPPED:
-            losses[:] = np.nan
-        domains = self.describe(batch_index).domains
-        progress = min(1.0, self.applied_steps / self.total_steps)
-        assert self._consumed is not None
-        self.latest = Observation(batch_index, progress, domains, self._consumed.stages, losses)
-        if not flags_of_all & SKIPPED:
-            self.state = self.policy.observe(self.state, self.latest)
-            self.applied_steps += 1
-        if self.log is not None:
-            self.log.observation(self.latest)
-        return bool(flags_of_all & STOP)
+    def _greet(self) -> None:
+        """Find ranks that would not understand each other, before a message of another length ends a process."""
+        settings = {
+            "train.global_batch_size": self.global_batch_size,
+            "train.micro_batch_size": self.micro_batch_size,
+            "curriculum.lookahead": self.lookahead,
+            "train.steps": self.total_steps,
+            "run.seed": self.seed,
+            "the checkpoint's next batch": self.next_batch,
+        }
+        row, reply = greeting(settings, self.policy.name), None
+        greetings = self.plane.gather(seal(row), what="the greeting before the first batch")
+        if greetings is not None:
+            reason = first_difference(greetings, list(settings))
+            row["flags"], row["reason"] = ERROR if reason else 0, reason.encode()
+            reply = seal(row)
+        data = self.plane.broadcast(reply, length=GREETING.itemsize, what="the reply to the greeting")
+        answer = read(data[None], GREETING, batch_index=0, receiver=self.ranks.rank)[0]
+        if answer["flags"] & ERROR:
+            raise RuntimeError(f"rank {self.ranks.rank}: {answer['reason'].decode(errors='ignore')}")
 
-    def _add(self, numbers: np.ndarray) -> None:
-        tokens, target_tokens, peak = (int(number) for number in numbers)
-        total = self.totals
-        self.totals = Totals(total.tokens + tokens, total.target_tokens + target_tokens, max(total.peak_memory, peak))
+    def _converse(self, ours: tuple[Report, torch.cuda.Event | None] | None, reported: int, wanted: int | None) -> _Outcome:
+        """One exchange: gather the reports about batch `reported`, receive the stages of batch `wanted`, agree that all is well.
 
-    def _decide(self, batch_index: int, *, stop: bool) -> Assignment:
-        message = None
-        if self.ranks.is_main:
-            progress = min(1.0, (self.applied_steps + batch_index - self.next_batch) / self.total_steps)
-            batch = self.describe(batch_index)
-            stages, wanted = decide(self.policy, self.state, batch, progress=progress, seed=self.seed)
-            self.fallbacks += int((stages != wanted).sum())
-            if self.log is not None:
-                self.log.decision(batch_index, progress=progress, stages=stages)
-            message = pack(batch_index, STOP if stop else 0, stages.tobytes())
-        what = f"the stages of batch {batch_index}"
-        message = self.plane.broadcast(message, length=_HEADER.size + self.global_batch_size, what=what)
-        flags, payload = unpack(message, batch_index=batch_index, sender=0, receiver=self.ranks.rank)
-        assignment = Assignment(batch_index, np.frombuffer(payload, dtype=np.uint8), stop=bool(flags & STOP))
-        self._in_flight.append(assignment)
-        return assignment
+        Changes nothing of this object: it may run on the service's thread, and `_take` keeps what it returns.
+        """
+        mine = self.ranks.rank
+        losses_of = f"the losses of batch {reported}" if ours else f"the word that batch {reported + 1} comes next"
+        stages_of = f"the receipt of {losses_of}" if wanted is None else f"the stages of batch {wanted}"
+        reports = self.plane.gather(self._message(ours, reported), what=losses_of)
+
+        standing, observation, message, failure = self._standing, None, None, None
+        if self._decider is not None:
+            assert reports is not None
+            try:
+                work = self._decider.answer(standing, reports, reported=reported, wanted=wanted)
+                self._write(work, wanted)
+                standing, observation, message = work.standing, work.observation, work.message
+            except (
+                Exception
+            ) as error:  # whatever a policy or a log does wrong: the others must hear of it before this rank ends
+                failure, reason = error, f"{type(error).__name__}: {error}"
+                message = self._decider.refuse(reason, batch_index=reported if wanted is None else wanted)
+
+        data = self.plane.broadcast(message, length=self._answer_kind.itemsize, what=stages_of)
+        answer, fault = None, None
+        try:
+            answer = read(data[None], self._answer_kind, batch_index=reported if wanted is None else wanted, receiver=mine)[0]
+        except RuntimeError as error:
+            fault = error
+        faulty = self.plane.largest(
+            0 if fault is None else mine + 1, what=stages_of
+        )  # a rank with a fault tells all the others
+        if fault is not None:
+            raise fault
+        assert answer is not None
+        if answer["flags"] & ERROR:
+            reason = answer["reason"].decode(errors="ignore")
+            raise RuntimeError(f"rank {mine}: rank 0 could not send {stages_of}: {reason}") from failure
+        if faulty:
+            raise RuntimeError(
+                f"rank {mine}: rank {faulty - 1} could not read {stages_of}; its log says what came: resume from the last checkpoint"
+            )
+        stop = bool(answer["flags"] & STOP)
+        assignment = None if wanted is None else Assignment(wanted, answer["stages"].copy(), stop=stop)
+        return _Outcome(assignment, standing, observation)
+
+    def _write(self, work: Work, wanted: int | None) -> None:
+        if self.log is None:
+            return
+        if work.observation is not None:
+            self.log.observation(work.observation)
+        if wanted is not None and work.stages is not None:
+            self.log.decision(wanted, progress=work.progress, stages=work.stages)
+
+    def _message(self, ours: tuple[Report, torch.cuda.Event | None] | None, reported: int) -> np.ndarray:
+        row = np.zeros(1, self._report_kind)
+        if ours is None:
+            row["batch_index"], row["flags"] = reported, EMPTY
+            return seal(row)
+        report, copied = ours
+        if copied is not None:
+            copied.synchronize()
+        row["batch_index"] = report.batch_index
+        row["flags"] = (STOP if report.stop_wanted else 0) | (0 if report.applied else SKIPPED)
+        row["numbers"] = report.tokens, report.target_tokens, report.peak_memory
+        row["losses"] = report.losses.float().numpy().astype("<f2")
+        return seal(row)
+
+    def _join(self) -> None:
+        """Keep the result of the exchange that runs, if one does; its error is raised here."""
+        if self._running is not None:
+            running, self._running = self._running, None
+            self._take(running.result())
+
+    def _take(self, outcome: _Outcome) -> None:
+        self._standing = outcome.standing
+        if outcome.observation is not None:
+            self._unshown.append(outcome.observation)
+        if outcome.assignment is not None:
+            self._in_flight.append(outcome.assignment)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a resumed service needs, readable as JSON; complete on rank 0 only. Every rank calls this.
 
         The pending losses are delivered first, so that nothing is between the lines.
         """
-        self._stop |= self._deliver()
+        self._join()
+        ours, self._pending = self._pending, None
+        self._take(self._converse(ours, self.next_batch - 1, None))
         if self.log is not None:
             self.log.flush()
         return {
@@ -237,10 +332,15 @@ class CurriculumService:
             )
         if len(state["in_flight"]) != self.lookahead:
             raise ValueError(f"curriculum.lookahead={self.lookahead}: the checkpoint has {len(state['in_flight'])}; use that")
-        self.state = self.policy.from_json(state["policy_state"])
-        self.next_batch, self.applied_steps = int(state["next_batch"]), int(state["applied_steps"])
-        self.fallbacks = int(state["fallbacks"])
+        self.next_batch = int(state["next_batch"])
+        self._standing = Standing(
+            state=self.policy.from_json(state["policy_state"]),
+            applied_steps=int(state["applied_steps"]),
+            fallbacks=int(state["fallbacks"]),
+        )
         self._in_flight = deque(
             Assignment(self.next_batch + ahead, np.asarray(stages, dtype=np.uint8), stop=False)
             for ahead, stages in enumerate(state["in_flight"])
         )
+        if self._decider is not None:
+            self._decider.decided = {assignment.batch_index: assignment.stages for assignment in self._in_flight}

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from medclm.losses.cross_entropy import mean_or_zero, sums_by_sample, token_losses
-from medclm.types import Batch, Segment, Stage
+from medclm.types import Batch, LossWeights, Segment, Stage
 
 
 class Losses(NamedTuple):
@@ -48,12 +48,10 @@ class TokenCounts(NamedTuple):
 class Objective(nn.Module):
     """forward(batch) of a network with `.model` (inner, gives hidden states) and `.lm_head`."""
 
-    def __init__(self, network: nn.Module, answer_weight: float, rationale_weight: float) -> None:
-        """Weights are those of a sample's mean answer and rationale loss in Easy and Medium; Hard is the answer loss alone."""
+    def __init__(self, network: nn.Module, weights: LossWeights) -> None:
         super().__init__()
         self.network: Any = network
-        self.answer_weight = answer_weight
-        self.rationale_weight = rationale_weight
+        self.weights = weights
 
     def forward(self, batch: Batch, counts: TokenCounts | None = None) -> Losses:
         """Losses of a micro-batch on the network's device.
@@ -82,8 +80,8 @@ class Objective(nn.Module):
         rationale_b = mean_or_zero(rationale_sums_b, rationale_counts_b)
 
         hard_b = batch.stages == Stage.HARD
-        answer_weight_b = torch.where(hard_b, 1.0, self.answer_weight)
-        rationale_weight_b = torch.where(hard_b, 0.0, self.rationale_weight)
+        answer_weight_b = torch.where(hard_b, self.weights.hard, self.weights.answer)
+        rationale_weight_b = torch.where(hard_b, 0.0, self.weights.rationale)
         sample_b = answer_weight_b * answer_b + rationale_weight_b * rationale_b
         if counts is None:
             loss = sample_b.mean()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from medclm.config import ModelSection
+from medclm.types import LossWeights
 
 if TYPE_CHECKING:
     import torch
@@ -76,7 +77,7 @@ class ModelFamily(Protocol):
         """Part of the model -> (all, trained) parameters; counted without weights, and without fetching anything."""
         ...
 
-    def objective(self, model: nn.Module, answer_weight: float, rationale_weight: float) -> nn.Module:
+    def objective(self, model: nn.Module, weights: LossWeights) -> nn.Module:
         """A module whose forward(batch: Batch) is the ONE forward of a mixed-stage batch (models/objective.py)."""
         ...
 

@@ -27,6 +27,7 @@ from medclm.models.objective import Objective
 from medclm.models.protocol import Processor
 from medclm.models.tiny import spread_positions, tiny_config, tiny_tokenizer, tiny_transformers_processor
 from medclm.models.vip_llava_processor import VipLlavaProcessor, is_local, load_processor
+from medclm.types import LossWeights
 
 LANGUAGE_MODEL = "model.language_model"
 
@@ -86,9 +87,9 @@ class VipLlavaFamily:
         freeze(network, section)
         return parameter_counts(network)
 
-    def objective(self, model: nn.Module, answer_weight: float, rationale_weight: float) -> Objective:
+    def objective(self, model: nn.Module, weights: LossWeights) -> Objective:
         """See `ModelFamily.objective`."""
-        return Objective(model, answer_weight, rationale_weight)
+        return Objective(model, weights)
 
     def export(
         self, model: nn.Module, processor: Processor, folder: Path, state: dict[str, torch.Tensor], merge_lora: bool = True

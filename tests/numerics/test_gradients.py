@@ -17,7 +17,7 @@ from medclm.engine import Device, Engine, connect, sharded_weights
 from medclm.models.objective import Objective
 from medclm.models.registry import family
 from medclm.testing import tiny_export, tiny_network, tiny_processor, tiny_section
-from medclm.types import Assignment
+from medclm.types import Assignment, LossWeights
 from tests.ranks import run_ranks
 from train.steps import StagedStep
 
@@ -63,7 +63,7 @@ def sharded_gradients(rank, world_size, corpus_folder, model_folder, ds_file, no
             network = network_of(model_folder)
     else:
         network = network_of(model_folder)
-    engine = Engine(Objective(network, 0.8, 0.2), recipe, ds_config, device)
+    engine = Engine(Objective(network, LossWeights(0.8, 0.2, 1.0)), recipe, ds_config, device)
     batches = batches_of(corpus_folder, rank=rank, world_size=world_size, micro=MICRO)
     step = StagedStep(engine, recipe.train, Ranks(rank, rank, world_size))
     counts = step.global_counts(batches) if normalization == "token" else None
@@ -77,7 +77,7 @@ def sharded_gradients(rank, world_size, corpus_folder, model_folder, ds_file, no
 
 def plain_gradients(corpus_folder, model_folder, normalization):
     network = network_of(model_folder)
-    objective = Objective(network, 0.8, 0.2)
+    objective = Objective(network, LossWeights(0.8, 0.2, 1.0))
     batch = batches_of(corpus_folder, rank=0, world_size=1, micro=G)[0]
     if normalization == "token":
         from medclm.models.objective import TokenCounts, count_targets
@@ -113,7 +113,7 @@ def poisoned_step(rank, world_size, corpus_folder, ds_file):
     connect(recipe.engine, device)
     ds_config = fill(read_json(ds_file), recipe, world_size=world_size, bf16=False, accelerator=False)
     network = tiny_network(tiny_section())
-    engine = Engine(Objective(network, 0.8, 0.2), recipe, ds_config, device)
+    engine = Engine(Objective(network, LossWeights(0.8, 0.2, 1.0)), recipe, ds_config, device)
     step = StagedStep(engine, recipe.train, Ranks(rank, rank, world_size))
 
     def weights():

@@ -8,7 +8,7 @@ from PIL import Image
 from medclm.generation import Request, generate
 from medclm.models.objective import Objective
 from medclm.testing import tiny_network, tiny_processor
-from medclm.types import Batch, Stage
+from medclm.types import Batch, LossWeights, Stage
 
 PROCESSOR = tiny_processor()
 QUESTIONS = ("Where?", "What is the highlighted region? Reason, give the box, then answer.", "Which organ hosts the lesion?")
@@ -23,7 +23,7 @@ def requests(count: int = 6) -> list[Request]:
 def taught() -> torch.nn.Module:
     """A network that has learned to answer with texts of different lengths and to stop."""
     network = tiny_network(processor=PROCESSOR, seed=1)
-    objective = Objective(network, 0.8, 0.2)
+    objective = Objective(network, LossWeights(0.8, 0.2, 1.0))
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
     rows = [(request, " left kidney" * (1 + i % 3)) for i, request in enumerate(requests())]
     encoded = [
