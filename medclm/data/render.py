@@ -61,12 +61,6 @@ def fill_boxes(text: str, boxes_unit: Sequence[Box | None], frame: ImageFrame, s
     return _BOX.sub(written, text)
 
 
-def offered(record: Mapping[str, Any]) -> tuple[bool, bool, bool]:
-    """Whether a record offers Easy, Medium and Hard: it has a question there."""
-    easy, medium, hard = (bool(record[f"question_{stage.key}"]) for stage in Stage)
-    return easy, medium, hard
-
-
 class Renderer:
     """Records of one corpus as samples of one model.
 

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from medclm.data.order import Order, global_batch
-from medclm.data.render import offered
 from medclm.data.schema import SPLITS
 from medclm.data.shards import Corpus, first_row
+from medclm.types import Stage
 
 _KEYS = {
     "seed": "run.seed",
@@ -106,6 +107,7 @@ class Stream:
                 f"whose square is larger than {image_size} px"
             )
         self.order = Order(rows_of_file.tolist(), seed, window, left_out)
+        self._vocabulary = pa.array(corpus.domains, pa.string())
         self._described = functools.lru_cache(maxsize=128)(self._read_batch)
 
     def record_rows(self, positions: np.ndarray) -> np.ndarray:
@@ -121,12 +123,11 @@ class Stream:
     def _read_batch(self, batch_index: int, global_batch_size: int) -> StreamBatch:
         positions = global_batch(batch_index, global_batch_size)
         rows = self.record_rows(positions)
-        columns = ["domain", "hard_annotation_row", "question_easy", "question_medium", "question_hard"]
-        records = self.corpus.rows("records", rows.tolist(), columns)
-        offered_G3 = np.array([offered(record) for record in records], dtype=bool)
-        offered_G3[:, 2] &= ~self._is_small(np.array([record["hard_annotation_row"] for record in records]))
-        vocabulary = {name: index for index, name in enumerate(self.corpus.domains)}
-        domains = np.array([vocabulary[record["domain"]] for record in records], dtype=np.int64)
+        columns = ["hard_annotation_row", "domain", *(f"question_{stage.key}" for stage in Stage)]
+        partner, domain, *questions = self.corpus.take("records", rows, columns)
+        offered_G3 = np.stack([_non_empty(question) for question in questions], axis=1)
+        offered_G3[:, Stage.HARD] &= ~self._is_small(partner.to_numpy())
+        domains = pc.index_in(domain, value_set=self._vocabulary).to_numpy().astype(np.int64)
         for array in (positions, rows, domains, offered_G3):
             array.flags.writeable = False  # shared by whoever asks again
         return StreamBatch(positions=positions, record_rows=rows, domains=domains, offered=offered_G3)

@@ -12,7 +12,7 @@ import pytest
 from medclm.config import BoxTextSection, DataSection
 from medclm.data.draw import style_for
 from medclm.data.frame import ImageFrame
-from medclm.data.render import INSTRUCTIONS, Renderer, fill_boxes, offered, with_instruction
+from medclm.data.render import INSTRUCTIONS, Renderer, fill_boxes, with_instruction
 from medclm.data.shards import Corpus
 from medclm.data.testing import box_unit, record_row, write_small_corpus
 from medclm.models.protocol import Processor
@@ -188,5 +188,3 @@ def test_small_parts() -> None:
         fill_boxes("<box:0>", [None], frame, section)
     with pytest.raises(ValueError, match="'think'"):
         with_instruction("Why?", "think")
-    record = {"question_easy": None, "question_medium": "a", "question_hard": ""}
-    assert offered(record) == (False, True, False)

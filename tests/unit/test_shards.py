@@ -283,3 +283,17 @@ def test_the_strictest_licence_wins() -> None:
     assert strictest_licence([("CC BY-NC-SA 3.0", True), ("MIT", True)]) == "CC BY-NC-SA 3.0"
     assert strictest_licence([("CC BY-NC-SA 3.0", True), ("MIT", False)]) == "MIT"
     assert licence_strictness("something else", shareable=True) == licence_strictness("DUA", shareable=True)
+
+
+def test_many_rows_at_once_equal_the_rows_one_by_one(tmp_path: Path) -> None:
+    corpus = Corpus(make_corpus(tmp_path / "corpus"))
+    wanted = np.random.default_rng(0).integers(0, corpus.count("records"), 700)  # unordered, repeated, over several files
+    columns = ["record_id", "domain", "annotation_rows"]
+    taken = corpus.take("records", wanted, columns)
+    slow = corpus.rows("records", wanted.tolist(), columns)
+    for name, column in zip(columns, taken, strict=True):
+        assert column.to_pylist() == [row[name] for row in slow]
+    with pytest.raises(ValueError, match="out of range"):
+        corpus.take("records", np.array([0, corpus.count("records")]), columns)
+    with pytest.raises(ValueError, match="no column 'nonsense'"):
+        corpus.take("records", wanted, ["nonsense"])
