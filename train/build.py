@@ -166,6 +166,7 @@ class Run:
     def close(self) -> None:
         self.loader.close()
         self.recorder.close()
+        self.service.close()
         if self.service.log is not None:
             self.service.log.close()
         if self.tracker is not None:

@@ -43,6 +43,7 @@ from medclm.curriculum.policy import Policy
 from medclm.distributed import ControlPlane, Ranks
 from medclm.types import Assignment, Observation
 
+LARGEST_LOSS = float(np.finfo(np.float16).max)
 HIDDEN_FROM = 2
 """The smallest lookahead whose exchanges run while the step computes."""
 
@@ -285,7 +286,8 @@ class CurriculumService:
         row["batch_index"] = report.batch_index
         row["flags"] = (STOP if report.stop_wanted else 0) | (0 if report.applied else SKIPPED)
         row["numbers"] = report.tokens, report.target_tokens, report.peak_memory
-        row["losses"] = report.losses.float().numpy().astype("<f2")
+        # Clamped to what float16 holds: an infinite loss would stay in the moving averages for ever.
+        row["losses"] = report.losses.float().clamp(max=LARGEST_LOSS).numpy().astype("<f2")
         return seal(row)
 
     def _join(self) -> None:

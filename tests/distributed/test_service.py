@@ -191,3 +191,17 @@ def test_a_report_of_another_size_is_refused_at_once():
         ValueError, match=r"rank 0: losses of shape \(23,\) for batch 0: give one per sample of this rank, \(24,\)"
     ):
         service.report(dataclasses.replace(right(), losses=right().losses[1:]))
+
+
+def test_a_loss_beyond_float16_stays_finite_in_the_averages():
+    service, case = make_service(Ranks(0, 0, 1), Case(lookahead=0)), Case(lookahead=0)
+    service.start()
+    stages = service.exchange().stages
+    report = report_of(service, 0, stages, case)
+    report.losses[3] = 1e6
+    service.report(report)
+    service.exchange()
+    assert service.latest is not None
+    assert service.latest.losses[3] == np.finfo(np.float16).max
+    averages = service.state_dict()["policy_state"]["averages"]["raw"]
+    assert np.isfinite(np.array(averages, dtype=float)).all()

@@ -80,7 +80,6 @@ def undisturbed(corpus, tmp_path_factory):
 def test_ten_steps_resume_ten_steps_equals_twenty(corpus, undisturbed, tmp_path):
     shutil.copytree(undisturbed, tmp_path / "demo")
     shutil.rmtree(tmp_path / "demo" / "checkpoints" / "step_000020")
-    (tmp_path / "demo" / "assignments.bin").write_bytes(b"")
     run(2, flags(corpus, tmp_path, "--train.steps=20", "--train.checkpoint_every=10", "--train.log_every=5", "--resume=auto"))
     whole, resumed = weights(undisturbed, 20), weights(tmp_path / "demo", 20)
     assert whole.keys() == resumed.keys()
@@ -88,9 +87,8 @@ def test_ten_steps_resume_ten_steps_equals_twenty(corpus, undisturbed, tmp_path)
     first = weights(undisturbed, 10)
     assert any(not torch.equal(first[name], whole[name]) for name in whole)
     assert metrics(undisturbed)[20]["train/loss"] == metrics(tmp_path / "demo")[20]["train/loss"]
-    before, after = read_log(undisturbed).rows, read_log(tmp_path / "demo").rows
-    np.testing.assert_array_equal(before["stages"][12:], after["stages"][12:])
-    np.testing.assert_array_equal(before["losses"][10:20], after["losses"][10:20])
+    # Decisions that the dead attempt made after its checkpoint are made again, and are the same.
+    np.testing.assert_array_equal(read_log(undisturbed).rows, read_log(tmp_path / "demo").rows)
 
 
 def test_a_real_run_replays_from_its_log(corpus, undisturbed):
