@@ -92,9 +92,10 @@ def _build(args: argparse.Namespace) -> int:
         print(f"{done.folder}: {done.parts} parts of task {args.task} are done; {rest}")
         print(f"  when all are: corpus.py merge {done.folder} --out {done.folder}")
     else:
-        before = read_usage(reply_folder(args))
+        paid = isinstance(writer, LanguageModelWriter)
+        before = read_usage(reply_folder(args)) if paid else None
         print_report(build(source, writer, args.out, options))
-        if isinstance(writer, LanguageModelWriter):
+        if before is not None:
             print_usage(before, read_usage(reply_folder(args)))
     return 0
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from medclm.config import TrackingSection
-from medclm.tracking import Tracker, is_local, metric_history, store_uri, stored_run_id, stored_runs
+from medclm.tracking import Tracker, histories, is_local, store_uri, stored_run_id, stored_runs
 
 
 def lines(folder: Path) -> list[dict]:
@@ -65,7 +65,8 @@ def test_sqlite_store_holds_the_run(store):
     assert len(run.params) == 122
     assert run.metrics["vqa/answer_accuracy"] == 0.8
     assert run.metrics["acc_0.3"] == 0.2
-    assert metric_history(uri, run_id, "loss") == [(0, 1.0), (1, 0.9), (2, 0.8), (3, 0.9)]
+    history = histories(uri, [run], ["loss"])["loss"][run_id]
+    assert list(zip(history.step, history.value, strict=True)) == [(0, 1.0), (1, 0.9), (2, 0.8), (3, 0.9)]
 
 
 def test_everything_lies_under_the_output_folder(store):
