@@ -6,6 +6,7 @@ A run goes through the code that users run: `train.build`, `train.loop` and `eva
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import multiprocessing
@@ -23,6 +24,8 @@ ROOT = Path(__file__).resolve().parents[2]
 RECIPE = Path(__file__).parent / "recipe.yaml"
 WORK = ROOT / "runs" / "evidence"
 """Corpora, logs and what unfinished runs leave; nothing here is read by the table."""
+CODE = 1
+"""Raised when a change of the code (a policy, the phantoms, the objective) makes finished runs stale."""
 SCORES = ("mean_iou", "answer_accuracy", "answer_and_box")
 """Per-example scores kept by patient."""
 
@@ -42,10 +45,10 @@ class Job:
     """Test questions asked, without a box on the image."""
     instruction: str = "reason"
 
-    @property
+    @functools.cached_property
     def key(self) -> str:
-        """Equal for equal outcomes: hash of everything here and of recipe.yaml."""
-        decisive = json.dumps([asdict(self), RECIPE.read_text(encoding="utf-8")], sort_keys=True)
+        """Equal for equal outcomes: hash of everything here, of recipe.yaml and of `CODE`."""
+        decisive = json.dumps([CODE, asdict(self), RECIPE.read_text(encoding="utf-8")], sort_keys=True)
         return hashlib.blake2b(decisive.encode(), digest_size=6).hexdigest()
 
 
