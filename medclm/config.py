@@ -113,6 +113,11 @@ class DataSection(Section):
     """How an image becomes the model's square: padded (nothing lost, shape kept) or stretched. Never cropped."""
     box_text: BoxTextSection = BoxTextSection()
     """How a box is written in prompts and targets."""
+    prompt_line: float = Field(3.0, gt=0)
+    """Line of the box that Easy draws, in pixels per 336 pixels of the model's square, at least one pixel. A small untrained model
+    does not see a line of one pixel (docs/curriculum.md)."""
+    prompt_opacity: int = Field(96, ge=1, le=255)
+    """Least opacity of that line; each sample's is drawn between it and 255."""
     min_side: float = Field(8.0, ge=0)
     """Records whose box has a short side under this many model pixels are left out and counted by class; 0 keeps all."""
     shuffle_window: int = Field(65536, ge=1)

@@ -131,7 +131,7 @@ class Renderer:
         image, frame = self.picture(_image_row(record, rule))
         style = None
         if rule.box_drawn and record["easy_image_row"] < 0:
-            style = style_for(self.seed, position)
+            style = style_for(self.seed, position, line=self.data.prompt_line, opacity=self.data.prompt_opacity)
             image = _highlight(image, frame, boxes, rationale=texts[1], style=style)
         question, rationale, answer = (
             fill_boxes(_fill_colour(text, style), boxes, frame, self.data.box_text) for text in texts

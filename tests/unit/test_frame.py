@@ -147,7 +147,7 @@ def test_boxes_are_found_in_free_text() -> None:
 
 @pytest.mark.parametrize("side", [64, 336])
 def test_the_drawn_outline_is_the_box(side: int) -> None:
-    grey, style = Image.new("RGB", (side, side), (90, 90, 90)), Style("red", (255, 0, 0), 255)
+    grey, style = Image.new("RGB", (side, side), (90, 90, 90)), Style("red", (255, 0, 0), 255, 3.0)
     box = Box(side * 0.21, side * 0.3, side * 0.68, side * 0.93)
     drawn = np.asarray(draw_prompt(grey, box, style))
     red = (drawn == (255, 0, 0)).all(-1)
@@ -162,7 +162,7 @@ def test_the_drawn_outline_is_the_box(side: int) -> None:
 
 @pytest.mark.parametrize("box", [Box(0, 0, 1, 1), Box(335.7, 335.7, 336, 336), Box(-3, 100, 340, 108), Box(10, 10, 18, 18)])
 def test_tiny_and_border_boxes_keep_their_inside(box: Box) -> None:
-    drawn = np.asarray(draw_prompt(Image.new("RGB", (336, 336)), box, Style("green", (0, 255, 0), 255)))[..., 1] > 0
+    drawn = np.asarray(draw_prompt(Image.new("RGB", (336, 336)), box, Style("green", (0, 255, 0), 255, 3.0)))[..., 1] > 0
     assert drawn.any()
     if box.height >= 8:
         top, bottom = round(box.y0), round(box.y1)
@@ -175,5 +175,5 @@ def test_styles_cover_the_habit_and_depend_on_the_position_alone() -> None:
     assert min(style.alpha for style in styles) == 96
     assert max(style.alpha for style in styles) == 255
     assert style_for(0, 7) == styles[7] != style_for(1, 7)
-    half = np.asarray(draw_prompt(Image.new("RGB", (64, 64)), Box(8, 8, 40, 40), Style("red", (255, 0, 0), 96)))
+    half = np.asarray(draw_prompt(Image.new("RGB", (64, 64)), Box(8, 8, 40, 40), Style("red", (255, 0, 0), 96, 3.0)))
     assert half.max() == 96
