@@ -145,15 +145,14 @@ def test_boxes_are_found_in_free_text() -> None:
     assert ImageFrame(64, 64, side=64, fit="pad").find_boxes("[" + "9" * 500 + ", 1, 1, 1] [" * 200, section()) == []
 
 
-@pytest.mark.parametrize("side", [64, 336])
-def test_the_drawn_outline_is_the_box(side: int) -> None:
-    grey, style = Image.new("RGB", (side, side), (90, 90, 90)), Style("red", (255, 0, 0), 255, 3.0)
+@pytest.mark.parametrize(("side", "line", "width"), [(64, 3.0, 1), (64, 14.0, 3), (336, 3.0, 3), (336, 14.0, 14)])
+def test_the_drawn_outline_is_the_box(side: int, line: float, width: int) -> None:
+    grey, style = Image.new("RGB", (side, side), (90, 90, 90)), Style("red", (255, 0, 0), 255, line)
     box = Box(side * 0.21, side * 0.3, side * 0.68, side * 0.93)
     drawn = np.asarray(draw_prompt(grey, box, style))
     red = (drawn == (255, 0, 0)).all(-1)
     columns, rows = np.flatnonzero(red.any(0)), np.flatnonzero(red.any(1))
     np.testing.assert_allclose((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1), box, atol=0.5)
-    width = max(1, round(3 * side / 336))
     middle = red[round((box.y0 + box.y1) / 2)]
     assert middle.sum() == 2 * width
     assert (drawn[~red] == 90).all()
@@ -175,5 +174,6 @@ def test_styles_cover_the_habit_and_depend_on_the_position_alone() -> None:
     assert min(style.alpha for style in styles) == 96
     assert max(style.alpha for style in styles) == 255
     assert style_for(0, 7) == styles[7] != style_for(1, 7)
+    assert min(style_for(0, position, opacity=192).alpha for position in range(500)) == 192
     half = np.asarray(draw_prompt(Image.new("RGB", (64, 64)), Box(8, 8, 40, 40), Style("red", (255, 0, 0), 96, 3.0)))
     assert half.max() == 96
