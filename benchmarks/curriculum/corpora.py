@@ -1,7 +1,8 @@
 """The corpora of the evidence runs, made on the spot: phantoms of a given seed, clean or spoiled in one way.
 
-A name is PHANTOMS-COUNT or PHANTOMS-COUNT-VARIANT. All variants of one PHANTOMS share pictures, patients and splits, so the
-clean corpus of 8,000 judges them all.
+A name is PHANTOMS-COUNT or PHANTOMS-COUNT-VARIANT. The clean corpus of 8,000 judges all variants of its PHANTOMS: a rewritten or noisy
+one has the same patients in the same splits; one with fewer pictures has fewer patients and may split them otherwise, so each run
+checks that no patient it learns from is judged (runs.py). What is written here changes with `runs.CODE` alone.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.curriculum.rewriting import REWRITES, rewrite
+from benchmarks.curriculum.runs import CODE
 from medclm.corpus.build import BuildOptions, build
 from medclm.corpus.contract import Reject, SourceAnnotation, SourceImage
 from medclm.corpus.ids import phantom_ids
@@ -39,15 +41,17 @@ def corpus_folder(name: str, work: Path) -> Path:
     """The corpus `name`, built under `work` when it is not there yet.
 
     Raises:
-        ValueError: no such corpus.
+        ValueError: no such corpus, or MEDCLM_DATA is not set for the real one.
     """
-    out = work / "corpora" / name
+    out = work / f"corpora-{CODE}" / name
     if (out / MANIFEST).is_file():
         return out
     phantoms, count, *variant = name.split("-")
     if phantoms == "brats":
         _build_brats(int(count), out)
         return out
+    if phantoms not in PHANTOM_SEEDS:
+        raise ValueError(f"corpus {name}: unknown phantoms; known: {', '.join(PHANTOM_SEEDS)}, brats")
     seed = PHANTOM_SEEDS[phantoms]
     source: PhantomSource | NoisySource | TailSource = PhantomSource(count=int(count), seed=seed)
     if variant and variant[0] in REWRITES:
@@ -133,6 +137,8 @@ class TailSource:
 
 def _build_brats(fold: int, out: Path) -> None:
     """The real MR slices with patient `fold` of 4 as test split; needs MEDCLM_DATA, the folder that holds brats_mri_slices."""
+    if "MEDCLM_DATA" not in os.environ:
+        raise ValueError("corpus brats: set MEDCLM_DATA to the folder that holds brats_mri_slices, or choose other --study")
     data = Path(os.environ["MEDCLM_DATA"]) / "brats_mri_slices"
     command = [sys.executable, str(ROOT / "launch" / "corpus.py"), "build", "--source", "coco"]
     command += ["--annotations", str(data / "boxes_coco.json"), "--image-root", str(data / "images"), "--name", "brats"]

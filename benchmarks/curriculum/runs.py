@@ -6,6 +6,7 @@ A run goes through the code that users run: `train.build`, `train.loop` and `eva
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import hashlib
 import json
@@ -13,19 +14,28 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import shutil
+import subprocess
+import sys
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+
+from medclm.config import load_recipe
+from medclm.data.shards import Corpus
+from medclm.ds_config import read_json
+from train.build import flat
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = Path(__file__).parent / "recipe.yaml"
 WORK = ROOT / "runs" / "evidence"
 """Corpora, logs and what unfinished runs leave; nothing here is read by the table."""
 CODE = 1
-"""Raised when a change of the code (a policy, the phantoms, the objective) makes finished runs stale."""
+"""Raised when a change that no recipe shows (a policy, the phantoms, the corpora's constants) makes finished runs stale."""
 SCORES = ("mean_iou", "answer_accuracy", "answer_and_box")
 """Per-example scores kept by patient."""
 
@@ -47,20 +57,38 @@ class Job:
 
     @functools.cached_property
     def key(self) -> str:
-        """Equal for equal outcomes: hash of everything here, of recipe.yaml and of `CODE`."""
-        decisive = json.dumps([CODE, asdict(self), RECIPE.read_text(encoding="utf-8")], sort_keys=True)
+        """Hash of everything here and of `CODE`; with an equal `recipe`, the outcome is equal."""
+        decisive = json.dumps([CODE, asdict(self)], sort_keys=True)
         return hashlib.blake2b(decisive.encode(), digest_size=6).hexdigest()
+
+    @functools.cached_property
+    def recipe(self) -> dict[str, str]:
+        """The resolved recipe as dotted keys, without names and places."""
+        resolved = flat(load_recipe([*self.flags, f"--run.seed={self.seed}"], config=RECIPE))
+        return {
+            key: value for key, value in resolved.items() if not key.startswith(("run.name", "run.output_dir", "tracking."))
+        }
+
+    def finished(self, lines: Mapping[str, dict[str, Any]]) -> dict[str, Any] | None:
+        """This run's line: of the same key, and of the same recipe as far as the line states it.
+
+        A knob that came later is not in an old line; it must leave what was before unchanged, or `CODE` is raised.
+        """
+        line = lines.get(self.key)
+        same = line is not None and all(self.recipe.get(key, value) == value for key, value in line["recipe"].items())
+        return line if same else None
 
 
 def take(job: Job, *, corpus: Path, judged_on: Path) -> dict[str, Any]:
     """Train and judge; the result as one JSON-ready tree. Call it in a process of its own (DeepSpeed keeps global state)."""
     from eval.runner import evaluate
-    from medclm.config import load_recipe
-    from medclm.ds_config import read_json
     from medclm.engine import disconnect
     from train.build import build_run
     from train.loop import train
 
+    taught, asked = (_patients(Corpus(folder), split) for folder, split in ((corpus, "train"), (judged_on, "test")))
+    if taught & asked:
+        raise ValueError(f"{corpus} and {judged_on}: {len(taught & asked)} patients are learned from and judged on")
     clock = time.perf_counter()
     name = f"run-{job.key}"
     flags = [*job.flags, f"--run.name={name}", f"--run.output_dir={WORK}", f"--run.seed={job.seed}", f"--data.corpus={corpus}"]
@@ -87,6 +115,8 @@ def take(job: Job, *, corpus: Path, judged_on: Path) -> dict[str, Any]:
     result = {
         "key": job.key,
         **asdict(job),
+        "recipe": job.recipe,
+        "commit": subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip(),
         "train_s": round(seconds, 1),
         "judge_s": round(time.perf_counter() - trained, 1),
         "steps": recipe.train.steps,
@@ -98,6 +128,13 @@ def take(job: Job, *, corpus: Path, judged_on: Path) -> dict[str, Any]:
     }
     shutil.rmtree(WORK / name)
     return result
+
+
+def _patients(corpus: Corpus, split: str) -> set[str]:
+    """The patients whose pictures the records of a split show."""
+    rows = np.concatenate([batch.column(0).to_numpy() for batch in corpus.scan("records", ["image_row"], split=split)])
+    [patients] = corpus.take("images", np.unique(rows), ["patient"])
+    return set(patients.to_pylist())
 
 
 def _course(path: Path) -> dict[str, Any]:
@@ -113,10 +150,10 @@ def _course(path: Path) -> dict[str, Any]:
     return {"shares": shares, "losses": losses}
 
 
-def _by_patient(folder: Path) -> dict[str, dict[str, list[Any]]]:
+def _by_patient(folder: Path) -> dict[str, dict[str, Any]]:
     """Score -> `value` (P,), the mean over each patient's questions or None, and `n` (P,), their number; patients in sorted order.
 
-    Every suite judges the same questions, so every score lists the same patients.
+    Every suite judges the same questions, so every score lists the same patients; `who` is a hash of their ids.
     """
     values: dict[str, dict[str, list[float]]] = defaultdict(lambda: {score: [] for score in SCORES})
     for suite in ("vqa", "grounding"):
@@ -127,8 +164,10 @@ def _by_patient(folder: Path) -> dict[str, dict[str, list[Any]]]:
                 if score in prediction["scores"]:
                     of_patient[score].append(prediction["scores"][score])
     patients = [values[patient] for patient in sorted(values)]
+    who = hashlib.blake2b("\n".join(sorted(values)).encode(), digest_size=8).hexdigest()
     return {
         score: {
+            "who": who,
             "value": [round(sum(one[score]) / len(one[score]), 4) if one[score] else None for one in patients],
             "n": [len(one[score]) for one in patients],
         }
@@ -136,16 +175,28 @@ def _by_patient(folder: Path) -> dict[str, dict[str, list[Any]]]:
     }
 
 
-def run_jobs(jobs: Sequence[Job], *, results: Path, workers: int, max_minutes: float | None) -> None:
+def run_jobs(jobs: Sequence[Job], *, results: Path, workers: int, max_minutes: float | None) -> int:
     """Take every job whose key is not in `results` yet, `workers` at a time, and append a line for each as it ends.
 
     A run that fails is named with its log and does not stop the others; no job is begun after `max_minutes`.
+
+    Returns:
+        Number of runs that failed.
+
+    Raises:
+        ValueError: another slice is running here, or a corpus cannot be made.
     """
     from benchmarks.curriculum.corpora import corpus_folder
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    finished = {line["key"] for line in read_results(results)}
-    waiting = list({job.key: job for job in jobs if job.key not in finished}.values())
+    WORK.mkdir(parents=True, exist_ok=True)
+    lock = (WORK / "lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise ValueError(f"{WORK / 'lock'}: another slice is running: wait for it, or raise its --workers") from error
+    before = read_results(results)
+    waiting = list({job.key: job for job in jobs if job.finished(before) is None}.values())
     print(f"{len(jobs)} runs, {len(jobs) - len(waiting)} finished before", flush=True)
     for name in sorted({name for job in waiting for name in (job.corpus, job.judged_on)}):
         corpus_folder(name, WORK)
@@ -177,6 +228,7 @@ def run_jobs(jobs: Sequence[Job], *, results: Path, workers: int, max_minutes: f
     finally:
         for process, _ in running.values():
             process.terminate()
+    return failed
 
 
 def _keep(job: Job, results: Path) -> bool:
@@ -184,8 +236,12 @@ def _keep(job: Job, results: Path) -> bool:
     made = _result_file(job)
     if not made.is_file():
         return False
+    results.parent.mkdir(parents=True, exist_ok=True)
+    whole = not results.is_file() or not results.stat().st_size or results.read_bytes().endswith(b"\n")
     with results.open("a", encoding="utf-8") as stream:
-        stream.write(made.read_text(encoding="utf-8") + "\n")
+        stream.write(
+            ("" if whole else "\n") + made.read_text(encoding="utf-8") + "\n"
+        )  # a killed writer may have left half a line
     made.unlink()
     return True
 
@@ -223,9 +279,17 @@ def _import_everything() -> None:
     torch.set_num_threads(1)
 
 
-def read_results(path: Path) -> list[dict[str, Any]]:
-    """Every finished run; a line cut off by a kill is left out."""
+def read_results(path: Path) -> dict[str, dict[str, Any]]:
+    """Key -> the newest line of every finished run; lines cut off by a kill are counted and left out."""
     if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1] if line]
+        return {}
+    lines, broken = {}, 0
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            line = json.loads(text)
+            lines[line["key"]] = line
+        except ValueError:
+            broken += 1
+    if broken:
+        print(f"{path}: {broken} broken lines left out; their runs are taken again", file=sys.stderr)
+    return lines

@@ -44,7 +44,7 @@ def compare_seeds(first: np.ndarray, second: np.ndarray, *, seed: int = 0, resam
     design; Owen 2007, "The pigeonhole bootstrap", Annals of Applied Statistics 1: it errs to the wide side).
 
     Raises:
-        ValueError: shapes differ, more than 16 seeds, or patients that one recipe lacks.
+        ValueError: shapes differ, more than 16 seeds, patients that one recipe lacks, or a seed without any score.
     """
     if first.shape != second.shape or first.ndim != 2 or not 1 <= len(first) <= EXACT_SEEDS:
         raise ValueError(
@@ -53,6 +53,9 @@ def compare_seeds(first: np.ndarray, second: np.ndarray, *, seed: int = 0, resam
     if not np.array_equal(np.isnan(first), np.isnan(second)):
         raise ValueError("compare_seeds: the two recipes were not judged on the same patients")
     difference_SP = first - second
+    empty = np.flatnonzero(~np.isfinite(difference_SP).any(axis=1))
+    if len(empty):
+        raise ValueError(f"compare_seeds: seed number {int(empty[0])} has no scored patient: leave it out")
     by_seed = np.nanmean(difference_SP, axis=1)
     return SeedComparison(
         difference=float(by_seed.mean()),

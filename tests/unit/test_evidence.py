@@ -1,14 +1,17 @@
 """The evidence runs' corpora, arms and tables; the runs themselves are trainings and stand in benchmarks/results/."""
 
+import io
 import json
 from collections import Counter
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from benchmarks.curriculum.corpora import NOISE, NoisySource, TailSource, corpus_folder
-from benchmarks.curriculum.evidence import compare, scores_of, study_table
+from benchmarks.curriculum.evidence import compare, print_primary, scores_of, study_table
 from benchmarks.curriculum.rewriting import REWRITES, rewrite
+from benchmarks.curriculum.runs import read_results
 from benchmarks.curriculum.studies import MAIN_SEEDS, STUDIES, TUNING_SEEDS
 from medclm.corpus.sources.phantoms import PhantomSource
 from medclm.data.shards import Corpus
@@ -107,10 +110,10 @@ def test_an_unknown_variant_is_named(tmp_path):
 
 
 def test_arms_are_distinct_and_tuning_is_kept_apart():
-    keys = [(study, job.key) for study, arms in STUDIES.items() for arm in arms for job in arm.jobs()]
+    keys = [(study, job.key) for study, found in STUDIES.items() for arm in found.arms for job in arm.jobs()]
     assert len(keys) == len(set(keys))
-    for study, arms in STUDIES.items():
-        for arm in arms:
+    for study, found in STUDIES.items():
+        for arm in found.arms:
             assert arm.corpus.startswith("tune") == (study == "tune")
             if study != "tune":
                 assert set(arm.seeds) <= set(MAIN_SEEDS)
@@ -118,18 +121,21 @@ def test_arms_are_distinct_and_tuning_is_kept_apart():
     assert len(MAIN_SEEDS) >= 8
 
 
-def made_up(arm, *, level, patients=40):
+def made_up(arm, *, level, patients=40, who="p"):
     """Finished lines of an arm whose patients score about `level`."""
     lines = {}
     for job in arm.jobs():
         values = np.random.default_rng(job.seed).normal(level, 0.01, patients).tolist()
-        scores = {score: {"value": values, "n": [1] * patients} for score in ("mean_iou", "answer_accuracy", "answer_and_box")}
-        lines[job.key] = {"key": job.key, "patients": scores, "shares": {"easy": 0.5, "medium": 0.5, "hard": 0.0}}
+        score = {"value": values, "n": [1] * patients, "who": who}
+        scores = dict.fromkeys(("mean_iou", "answer_accuracy", "answer_and_box"), score)
+        shares = {"easy": 0.5, "medium": 0.5, "hard": 0.0}
+        lines[job.key] = {"key": job.key, "recipe": job.recipe, "patients": scores, "shares": shares}
     return lines
 
 
 def test_the_table_compares_on_the_seeds_that_both_have():
-    first, second = STUDIES["main"]
+    study = STUDIES["main"]
+    first, second = study.arms
     lines = made_up(first, level=0.5) | made_up(second, level=0.4)
     missing = second.jobs()[0]
     del lines[missing.key]
@@ -137,6 +143,42 @@ def test_the_table_compares_on_the_seeds_that_both_have():
     result = compare(first, second, lines, "mean_iou")
     assert len(result.by_seed) == len(MAIN_SEEDS) - 1
     assert result.difference == pytest.approx(0.1, abs=1e-9)
-    table, differences = study_table("main", [first, second], lines, second)
+    table, differences = study_table("main", study, lines)
     assert table.row_count == 2
     assert [name for name, _ in differences] == ["main: medclm"]
+
+
+@pytest.mark.parametrize(("left_out", "says"), [(0, "target +0.02 at p < 0.05: reached"), (1, "7 of 8 seeds")])
+def test_there_is_a_verdict_only_when_every_planned_seed_is_there(left_out, says):
+    first, second = STUDIES["main"].arms
+    lines = made_up(first, level=0.5) | made_up(second, level=0.4)
+    for job in second.jobs()[:left_out]:
+        del lines[job.key]
+    console = Console(width=200, record=True, file=io.StringIO())
+    print_primary(lines, console)
+    text = console.export_text()
+    assert says in text
+    assert ("reached" in text) == (left_out == 0)
+
+
+def test_other_patients_are_not_compared():
+    first, second = STUDIES["main"].arms
+    lines = made_up(first, level=0.5) | made_up(second, level=0.4, who="others")
+    assert compare(first, second, lines, "mean_iou") is None
+
+
+def test_a_line_of_another_recipe_does_not_count():
+    [job, *_] = STUDIES["main"].arms[0].jobs()
+    [line] = [line for key, line in made_up(STUDIES["main"].arms[0], level=0.5).items() if key == job.key]
+    assert job.finished({job.key: line}) == line
+    newer = {key: value for key, value in line["recipe"].items() if key != "train.hard_weight"}
+    assert job.finished({job.key: {**line, "recipe": newer}}) is not None  # a knob that came after the run
+    assert job.finished({job.key: {**line, "recipe": {**line["recipe"], "train.lr": "0.5"}}}) is None
+    assert job.finished({}) is None
+
+
+def test_a_line_cut_off_by_a_kill_costs_only_itself(tmp_path, capsys):
+    results = tmp_path / "results.jsonl"
+    results.write_text('{"key": "a"}\n{"key": "b", "pati\n{"key": "c"}\n')
+    assert sorted(read_results(results)) == ["a", "c"]
+    assert "1 broken lines" in capsys.readouterr().err

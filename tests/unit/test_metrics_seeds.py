@@ -45,6 +45,13 @@ def test_patients_without_a_score_enter_nothing():
         compare_seeds(holes[0], np.nan_to_num(holes[1]))
 
 
+def test_a_seed_without_a_score_is_refused():
+    first, second = runs(seeds=3, patients=20, effect=0.1, draws=np.random.default_rng(2))
+    first[1] = second[1] = np.nan
+    with pytest.raises(ValueError, match="seed number 1"):
+        compare_seeds(first, second)
+
+
 def test_the_interval_holds_the_truth_and_the_test_keeps_its_level():
     draws = np.random.default_rng(3)
     covered, false_alarms, repeats = 0, 0, 200
