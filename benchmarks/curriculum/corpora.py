@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from scipy import ndimage
 
 from benchmarks.curriculum.rewriting import REWRITES, rewrite
 from benchmarks.curriculum.runs import CODE
@@ -33,6 +34,8 @@ PHANTOM_SEEDS = {"tune": 101, "report": 202}
 """Tuning never sees the phantoms that are reported."""
 NOISE = 0.3
 """Share of annotations with a wrong class, and of annotations with a moved box."""
+CONTRAST = 0.2
+"""What `subtle` leaves of a lesion's difference from its surroundings."""
 TAIL = 0.7
 """Images of the domain of rank r are kept with chance (r + 1)^-TAIL."""
 
@@ -53,7 +56,7 @@ def corpus_folder(name: str, work: Path) -> Path:
     if phantoms not in PHANTOM_SEEDS:
         raise ValueError(f"corpus {name}: unknown phantoms; known: {', '.join(PHANTOM_SEEDS)}, brats")
     seed = PHANTOM_SEEDS[phantoms]
-    source: PhantomSource | NoisySource | TailSource = PhantomSource(count=int(count), seed=seed)
+    source: PhantomSource | NoisySource | TailSource | SubtleSource = PhantomSource(count=int(count), seed=seed)
     if variant and variant[0] in REWRITES:
         rewrite(corpus_folder(f"{phantoms}-{count}", work), out, variant[0])
         return out
@@ -61,8 +64,10 @@ def corpus_folder(name: str, work: Path) -> Path:
         source = NoisySource(source, seed)
     elif variant == ["tail"]:
         source = TailSource(source, seed)
+    elif variant == ["subtle"]:
+        source = SubtleSource(source)
     elif variant:
-        raise ValueError(f"corpus {name}: unknown variant; known: noise, tail, {', '.join(REWRITES)}")
+        raise ValueError(f"corpus {name}: unknown variant; known: noise, tail, subtle, {', '.join(REWRITES)}")
     options = BuildOptions(ids=phantom_ids(seed), workers=len(os.sched_getaffinity(0)), near_duplicates=False)
     build(source, TemplateWriter(kinds=KINDS), out, options)
     return out
@@ -133,6 +138,31 @@ class TailSource:
     def read(self, index: int) -> SourceImage:
         """The `index`-th picture that stayed."""
         return self.clean.read(self.kept[index])
+
+
+@dataclass
+class SubtleSource:
+    """Phantoms whose lesions hardly stand out: 20 % of their contrast. Plain phantoms shout, so that a drawn box tells little."""
+
+    clean: PhantomSource
+    name: str = field(default="phantoms", init=False)
+    rejects: tuple[Reject, ...] = field(default=(), init=False)
+
+    def __len__(self) -> int:
+        return len(self.clean)
+
+    def read(self, index: int) -> SourceImage:
+        """The picture at `index`, each lesion drawn towards the mean of a ring around it."""
+        image = self.clean.read(index)
+        pixels = image.pixels.astype(np.float32)
+        lesions = np.any([one.mask for one in image.annotations], axis=0) if image.annotations else None
+        for one in image.annotations:
+            assert one.mask is not None
+            assert lesions is not None
+            ring = ndimage.binary_dilation(one.mask, iterations=3) & ~lesions
+            level = pixels[ring].mean(axis=0) if ring.any() else pixels.mean(axis=(0, 1))
+            pixels[one.mask] = level + CONTRAST * (pixels[one.mask] - level)
+        return dataclasses.replace(image, pixels=np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
 
 
 def _build_brats(fold: int, out: Path) -> None:

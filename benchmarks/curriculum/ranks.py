@@ -21,6 +21,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from medclm.curriculum.course import Fate
 from medclm.curriculum.log import LoggedRun, read_log
 
 
@@ -40,25 +41,39 @@ def first_difference(left: np.ndarray, right: np.ndarray) -> int | None:
     return int(rows[0]) if len(rows) else None
 
 
-def compare(one: LoggedRun, two: LoggedRun) -> Table:
-    """Where two logs of the same length first differ, and by how much."""
-    seen = (one.rows["observed"] == 1) & (two.rows["observed"] == 1)
-    losses = [run.rows["losses"][seen].astype(np.float64) for run in (one, two)]
-    stages = [run.rows["stages"] for run in (one, two)]
+def compare(one: LoggedRun, two: LoggedRun) -> dict[str, int | float | list[int] | None]:
+    """Where two logs first differ, and by how much, as far as both go; None = nowhere, or nothing to tell.
+
+    Raises:
+        ValueError: a log without a batch.
+    """
+    batches = min(len(one.rows), len(two.rows))
+    if not batches:
+        raise ValueError("nothing to compare: a log holds no batch")
+    rows = [run.rows[:batches] for run in (one, two)]
+    applied = (rows[0]["observed"] == Fate.APPLIED) & (rows[1]["observed"] == Fate.APPLIED)
+    # A batch that one of them skipped or has in flight has no loss to compare; it stays, so that rows are batches.
+    losses = [np.where(applied[:, None], part["losses"].astype(np.float64), 0.0) for part in rows]
+    stages = [part["stages"] for part in rows]
     differing = first_difference(*stages)
-    known = len(stages[0]) if differing is None else differing
-    table = Table(title=f"1 rank against 2 ranks, {len(stages[0])} batches of {stages[0].shape[1]}", title_justify="left")
+    before = np.abs(losses[0] - losses[1])[:differing]
+    return {
+        "batches": batches,
+        "first batch with another float16 loss": first_difference(*losses),
+        "first batch with another stage": differing,
+        "largest difference of a loss before that": float(before.max()) if len(before) else None,
+        "samples of the first 50 batches with another stage": int((stages[0][:50] != stages[1][:50]).sum()),
+        "share of all samples with another stage": float((stages[0] != stages[1]).mean()),
+        "stages of 1 rank: easy, medium, hard": np.bincount(stages[0].ravel(), minlength=3).tolist(),
+    }
+
+
+def table_of(found: dict[str, int | float | list[int] | None]) -> Table:
+    """What `compare` found."""
+    table = Table(title="1 rank against 2 ranks", title_justify="left")
     table.add_column("what")
     table.add_column("measured", justify="right")
-    rows = [
-        ("first batch with another float16 loss", first_difference(*losses)),
-        ("first batch with another stage", differing),
-        ("samples of the first 50 batches with another stage", int((stages[0][:50] != stages[1][:50]).sum())),
-        ("largest difference of a loss before that", float(np.abs(losses[0] - losses[1])[:known].max())),
-        ("share of all samples with another stage", float((stages[0] != stages[1]).mean())),
-        ("stages of 1 rank: easy, medium, hard", np.bincount(stages[0].ravel(), minlength=3).tolist()),
-    ]
-    for what, value in rows:
+    for what, value in found.items():
         table.add_row(what, "none" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value))
     return table
 
@@ -69,4 +84,4 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, default=Path("runs/ranks"), help="new folder of the two runs")
     chosen = parser.parse_args()
     logs = [train(ranks, steps=chosen.steps, out=chosen.out) for ranks in (1, 2)]
-    Console().print(compare(*logs))
+    Console().print(table_of(compare(*logs)))

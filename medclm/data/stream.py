@@ -23,6 +23,8 @@ from medclm.data.schema import SPLITS
 from medclm.data.shards import Corpus, first_row
 from medclm.types import Stage
 
+_KEPT_BATCHES = 72
+"""Described batches kept: more than the longest curriculum.lookahead, 27 bytes a sample each."""
 _KEYS = {
     "seed": "run.seed",
     "manifest": "data.corpus",
@@ -108,7 +110,7 @@ class Stream:
             )
         self.order = Order(rows_of_file.tolist(), seed, window, left_out)
         self._vocabulary = pa.array(corpus.domains, pa.string())
-        self._described = functools.lru_cache(maxsize=128)(self._read_batch)
+        self._described = functools.lru_cache(maxsize=_KEPT_BATCHES)(self._read_batch)
 
     def record_rows(self, positions: np.ndarray) -> np.ndarray:
         """Rows (n,) int64, among all records of the corpus, of global positions (n,) int64."""
