@@ -261,12 +261,13 @@ class TrainSection(Section):
     """Largest global gradient norm."""
     precision: Literal["auto", "bf16", "float32"] = "auto"
     """auto = bf16 on an accelerator that has it, float32 on the CPU."""
-    answer_weight: float = Field(0.8, ge=0)
-    """Weight of a sample's mean answer loss in Easy and Medium."""
-    rationale_weight: float = Field(0.2, ge=0)
-    """Weight of a sample's mean rationale loss in Easy and Medium."""
-    hard_weight: float = Field(1.0, gt=0)
-    """Weight of a sample's mean answer loss in Hard, where it is all there is."""
+    answer_weight: float = Field(0.1, ge=0)
+    """Weight of a sample's mean answer loss in Easy and Medium (published: 0.8). An answer has few tokens and a rationale many: 0.1 and
+    0.9 count a token of either about alike (docs/curriculum.md, Loss weights)."""
+    rationale_weight: float = Field(0.9, ge=0)
+    """Weight of a sample's mean rationale loss in Easy and Medium (published: 0.2)."""
+    hard_weight: float = Field(0.1, gt=0)
+    """Weight of a sample's mean answer loss in Hard, where it is all there is (published: 1)."""
     normalization: Literal["sample", "token"] = "sample"
     """sample = mean of per-sample losses over the global batch; token = means over all target tokens of the global batch."""
     max_skipped_in_row: int = Field(5, ge=1)
