@@ -29,6 +29,16 @@ _CURVES = (
     "curriculum/hard_budget",
 )
 """Beginnings of the names of what is drawn beside the chosen metrics, in this order."""
+_LOWER = ("loss", "error", "false_positive", "unparsed", "wrong_reason", "skipped")
+"""Parts of the names of what is better when lower."""
+_LOWER_NAMES = (
+    "speed/step_s",
+    "speed/data_wait_s",
+    "speed/curriculum_share",
+    "memory/peak_bytes",
+    "curriculum/median_gap",
+    "curriculum/fallbacks",
+)
 _PLACES = ("run.", "tracking.")
 """Sections of a recipe that say what a run is called and where it goes; run.seed is a column of its own."""
 _LOG_FROM = 20.0
@@ -73,6 +83,11 @@ class Row:
         return self.run.run_id[:6]
 
     @property
+    def finished(self) -> bool:
+        """Neither failed nor killed, and not still running."""
+        return self.run.status == "FINISHED"
+
+    @property
     def policy(self) -> str:
         return self.recipe.get("curriculum.policy", "–")
 
@@ -89,6 +104,24 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Finals:
+    """Final values of one metric in a group: of the finished runs that have it, since others would move the mean."""
+
+    values: list[float]
+    """The finite ones."""
+    not_finite: int
+    repeated: int
+    """Values beyond the first of their seed."""
+
+    @property
+    def n(self) -> str:
+        """How many values, of how many, and what is odd about them."""
+        runs = len(self.values) + self.not_finite
+        parts = [f"{len(self.values)} of {runs}, {self.not_finite} not finite" if self.not_finite else str(runs)]
+        return ", ".join([*parts, f"{self.repeated} repeated"] if self.repeated else parts)
+
+
+@dataclass(frozen=True)
 class Group:
     """Runs of one recipe: they differ by name, place and seed only."""
 
@@ -100,10 +133,21 @@ class Group:
     def seeds(self) -> list[str]:
         return sorted({row.seed for row in self.rows}, key=lambda seed: (len(seed), seed))
 
-    def finals(self, metric: str) -> list[float]:
-        """Final values of the finished runs; one that failed or still runs would move the mean."""
-        rows = (row for row in self.rows if row.run.status == "FINISHED" and metric in row.scores)
-        return [row.scores[metric].final for row in rows if math.isfinite(row.scores[metric].final)]
+    def finals(self, metric: str) -> Finals:
+        rows = [row for row in self.rows if row.finished and metric in row.scores]
+        finite = [row for row in rows if math.isfinite(row.scores[metric].final)]
+        return Finals(
+            values=[row.scores[metric].final for row in finite],
+            not_finite=len(rows) - len(finite),
+            repeated=len(finite) - len({row.seed for row in finite}),
+        )
+
+    @property
+    def sentence(self) -> str:
+        """Its runs and their seeds."""
+        seeds, repeated = ", ".join(self.seeds), len(self.rows) - len(self.seeds)
+        runs = f"recipe {self.number}: {len(self.rows)} runs"
+        return f"{runs} of seeds {seeds} ({repeated} repeated)" if repeated else f"{runs} that differ by seed only ({seeds})"
 
 
 @dataclass(frozen=True)
@@ -124,9 +168,13 @@ class Comparison:
         return next((group.number for group in self.groups if row in group.rows), None)
 
     def leader(self, metric: str) -> float | None:
-        """Best final value of all runs."""
-        finals = [row.scores[metric].final for row in self.rows if metric in row.scores]
+        """Best final value of the finished runs; what another has at the moment is no result."""
+        finals = [row.scores[metric].final for row in self.rows if row.finished and metric in row.scores]
         return (min if lower_is_better(metric) else max)(filter(math.isfinite, finals), default=None)
+
+    def leads(self, row: Row, metric: str) -> bool:
+        """Whether a row is finished with the best value."""
+        return row.finished and metric in row.scores and row.scores[metric].final == self.leader(metric)
 
     @property
     def differing(self) -> list[str]:
@@ -136,14 +184,11 @@ class Comparison:
 
     @property
     def sentence(self) -> str:
-        """How many runs, and which differ by seed only."""
+        """How many runs, and which have one recipe."""
         unread = len(self.rows) - sum(len(group.rows) for group in self.groups)
         parts = [f"{count(len(self.rows), 'run')}, {count(len(self.groups), 'recipe')}"]
         repeated = [group for group in self.groups if len(group.rows) > 1]
-        parts += [
-            f"recipe {group.number}: {len(group.rows)} runs that differ by seed only ({', '.join(group.seeds)})"
-            for group in repeated[:3]
-        ]
+        parts += [group.sentence for group in repeated[:3]]
         parts += [f"{len(repeated) - 3} more recipes with several runs"] if len(repeated) > 3 else []
         parts += [f"{count(unread, 'run')} without a recipe"] if unread else []
         return "; ".join(parts)
@@ -226,8 +271,8 @@ def default_metrics(known: Sequence[str]) -> list[str]:
 
 
 def lower_is_better(metric: str) -> bool:
-    """By name: a loss, an error, a false-positive rate or what is unparsed."""
-    return any(word in metric.lower() for word in ("loss", "error", "false_positive", "unparsed", "wrong_reason", "skipped"))
+    """By name: a loss, an error, a false-positive rate, what is unparsed, a cost."""
+    return metric in _LOWER_NAMES or any(word in metric.lower() for word in _LOWER)
 
 
 def log_scale(metric: str, values: np.ndarray) -> bool:
@@ -271,19 +316,19 @@ def _score(metric: str, run: RunSummary, own: Mapping[str, History], results: Ma
 def _interval(metric: str, run: RunSummary, results: Mapping[str, Any]) -> tuple[str, tuple[float, float] | None]:
     """(folder, interval) of the evaluation that gave the metric its last value.
 
-    Folders are SUITE-SPLIT[-blank] and metrics SUITE[-blank]/SCORE, whatever the split: of several evaluations with this
-    very value it is the one that agrees with the most metrics of the run.
+    Folders are SUITE-SPLIT[-blank] and metrics SUITE[-blank]/SCORE, whatever the split: it is the evaluation with whose scores
+    all those metrics of the run agree. No interval where none does, or several with another interval each.
     """
-    found: list[tuple[int, str, Any]] = []
+    found: dict[str, Any] = {}
     for folder, result in results.items():
         prefix = folder.split("-")[0] + ("-blank" if folder.endswith("-blank") else "")
         scores = {stored_name(f"{prefix}/{name}"): score for name, score in result.get("scores", {}).items()}
-        agreeing = [name for name, score in scores.items() if score["value"] == run.metrics.get(name, math.nan)]
-        if metric in agreeing:
-            found.append((len(agreeing), folder, scores[metric]["ci95"]))
-    if not found:
+        logged = {name: score["value"] for name, score in scores.items() if score["value"] is not None and name in run.metrics}
+        if metric in logged and all(value == run.metrics[name] for name, value in logged.items()):
+            found[folder] = scores[metric]["ci95"]
+    folder, ci95 = next(iter(found.items()), ("", None))
+    if any(other != ci95 for other in found.values()):
         return "", None
-    _, folder, ci95 = max(found, key=lambda entry: entry[0])
     return folder, None if ci95 is None else (ci95[0], ci95[1])
 
 

@@ -50,7 +50,7 @@ def _page(comparison: Comparison) -> Iterator[str]:
     yield "<h2>Runs</h2>"
     yield from _runs(comparison)
     if any(len(group.rows) > 1 for group in comparison.groups):
-        yield "<h2>Recipes with several seeds</h2>"
+        yield "<h2>Recipes with several runs</h2>"
         yield from _spreads(comparison)
     yield "<h2>What the recipes differ in</h2>"
     yield from _differences(comparison)
@@ -85,7 +85,7 @@ def _runs(comparison: Comparison) -> Iterator[str]:
     rows = "".join(_run(comparison, at, row, parts) for at, row in enumerate(comparison.rows))
     head = f"<thead><tr><td colspan='{len(names)}'></td>{heads}</tr><tr>{sortable}</tr></thead>"
     yield _scrolling("Runs", f"{head}<tbody>{rows}</tbody>")
-    yield "<p class='note'>A column's head sorts by it. Final = at the last logged step; the best final value of a metric is bold. "
+    yield "<p class='note'>A column's head sorts by it. Final = at the last logged step; of the finished runs the best is bold. "
     yield "Intervals are the evaluation's own 95 % bootstrap intervals over patients. Seconds count from the first start of a run, "
     yield "pauses of a resumed run included.</p>"
 
@@ -111,14 +111,14 @@ def _run(comparison: Comparison, at: int, row: Row, parts: Mapping[str, Sequence
         _cell(row.seed, float(row.seed) if row.seed.isdigit() else None),
     ]
     for metric in comparison.metrics:
-        cells += _score(row.scores.get(metric), parts[metric], comparison.leader(metric))
+        cells += _score(row.scores.get(metric), parts[metric], leads=comparison.leads(row, metric))
     return f"<tr data-run='{at}'>{''.join(cells)}</tr>"
 
 
-def _score(score: Score | None, parts: Sequence[str], leader: float | None) -> list[str]:
+def _score(score: Score | None, parts: Sequence[str], *, leads: bool) -> list[str]:
     if score is None:
         return [_cell("–", None)] * len(parts)
-    cells = [_cell(number(score.final), score.final, "best" if score.final == leader else "")]
+    cells = [_cell(number(score.final), score.final, "best" if leads else "")]
     if "95 % interval" in parts:
         interval = "–" if score.ci95 is None else "{:.3f} to {:.3f}".format(*score.ci95)
         cells.append(_cell(interval, None if score.ci95 is None else score.ci95[0]))
@@ -154,13 +154,15 @@ def _spreads(comparison: Comparison) -> Iterator[str]:
         ]
         for metric in comparison.metrics:
             finals = group.finals(metric)
-            mean = float(np.mean(finals)) if finals else None
-            spread = f"{number(min(finals))} to {number(max(finals))}" if finals else "–"
-            cells += [_cell(number(mean), mean), _cell(spread, min(finals, default=None)), _cell(str(len(finals)), len(finals))]
+            values = finals.values
+            mean = float(np.mean(values)) if values else None
+            spread = f"{number(min(values))} to {number(max(values))}" if values else "–"
+            cells += [_cell(number(mean), mean), _cell(spread, min(values, default=None)), _cell(finals.n, len(values))]
         rows.append(f"<tr>{''.join(cells)}</tr>")
     head = f"<thead><tr><td colspan='4'></td>{heads}</tr><tr>{sortable}</tr></thead>"
-    yield _scrolling("Recipes with several seeds", f"{head}<tbody>{''.join(rows)}</tbody>")
-    yield "<p class='note'>Final values of the finished runs of one recipe, which differ by name, place and seed only.</p>"
+    yield _scrolling("Recipes with several runs", f"{head}<tbody>{''.join(rows)}</tbody>")
+    yield "<p class='note'>Final values of the finished runs of one recipe, which differ by name, place and seed only; "
+    yield "what is not finite is in no mean, and a repeated run has the seed of another.</p>"
 
 
 def _differences(comparison: Comparison) -> Iterator[str]:

@@ -66,7 +66,7 @@ def _score(comparison: Comparison, row: Row, metric: str) -> str:
     if score is None:
         return "–"
     final = number(score.final)
-    lines = [f"[bold green]{final}[/]" if score.final == comparison.leader(metric) else final]
+    lines = [f"[bold green]{final}[/]" if comparison.leads(row, metric) else final]
     if score.ci95 is not None:
         lines.append("[dim]{:.3f} to {:.3f}[/]".format(*score.ci95))
     if score.best is None:
@@ -94,9 +94,10 @@ def _recipes(comparison: Comparison, metrics: Sequence[str]) -> Table:
 
 def _spread(group: Group, metric: str) -> str:
     finals = group.finals(metric)
-    if not finals:
-        return "–"
-    return f"{number(float(np.mean(finals)))}\n{number(min(finals))} to {number(max(finals))}\n[dim]n = {len(finals)}[/]"
+    values, n = finals.values, f"[dim]n = {finals.n}[/]"
+    if not values:
+        return f"–\n{n}" if finals.not_finite else "–"
+    return f"{number(float(np.mean(values)))}\n{number(min(values))} to {number(max(values))}\n{n}"
 
 
 def _differences(keys: Sequence[str], groups: Sequence[Group]) -> Table:

@@ -58,7 +58,7 @@ def open_run(folder: Path, data: Path | None) -> LoggedCurriculum:
         ValueError: no log, a log of another version, no batch in it, or not the corpus that the run was trained on.
     """
     log = read_log(folder)
-    missing = [key for key in ("curriculum", "stream", "domains", "total_steps") if key not in log.header]
+    missing = [key for key in ("curriculum", "stream", "domains") if key not in log.header]
     if missing:
         raise ValueError(f"{folder / HEADER}: {', '.join(missing)} missing: not the log of a training run")
     if not len(log.rows):
@@ -201,6 +201,9 @@ def print_audit(run: LoggedCurriculum, found: Audit) -> None:
         f"{run.folder}: {run.policy.name}, {found.batches:,} batches of {run.global_batch_size} = {found.samples:,} samples ({fates})"
     )
     print(f"corpus: {run.stream.corpus.folder} (manifest as logged)")
+    applied, planned = found.fates[Fate.APPLIED], int(run.log.header["total_steps"])
+    if applied != planned:
+        print(f"{applied:,} of {planned:,} planned updates: the run was stopped or still runs, or the log was cut")
     if found.first is None:
         print(
             f"equal: every stage and every progress follows from the logged losses; {found.fallbacks:,} samples fell back to "

@@ -22,7 +22,7 @@ from medclm.draws import uniforms
 from medclm.types import Stage
 
 FATES = {
-    Fate.IN_FLIGHT: "never consumed: the run ended before",
+    Fate.IN_FLIGHT: "not consumed yet, or the run ended before",
     Fate.APPLIED: "applied",
     Fate.SKIPPED: "skipped: the step was not finite",
 }

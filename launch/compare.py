@@ -31,6 +31,19 @@ from pathlib import Path
 
 from medclm.config import TrackingSection
 
+_MODES = {
+    "metric": ("experiment", "paired"),
+    "target": ("experiment",),
+    "tracking_uri": ("experiment",),
+    "runs": ("experiment",),
+    "data": ("replay",),
+    "step": ("replay",),
+    "why": ("replay",),
+    "learner": ("simulate",),
+    "config": ("simulate",),
+}
+"""Flag -> the modes that read it."""
+
 
 def arguments(given: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Own flags, and recipe keys for --simulate.
@@ -52,29 +65,27 @@ def arguments(given: list[str]) -> tuple[argparse.Namespace, list[str]]:
     add(
         "--metric",
         action="append",
-        default=[],
         help="metric to compare, repeatable (default: headline scores and loss); with --paired a score of each example",
     )
     add("--target", type=float, help="with --experiment and one --metric: value whose first step and seconds are told")
-    add("--tracking-uri", default="", help="MLflow store; empty = mlflow.db in --runs")
-    add("--runs", type=Path, default=Path("runs"), help="folder with the default store (default: runs)")
+    add("--tracking-uri", help="with --experiment: MLflow store (default: mlflow.db in --runs)")
+    add("--runs", type=Path, help="with --experiment: folder with the default store (default: runs)")
     add("--data", type=Path, metavar="FOLDER", help="with --replay: where the run's corpus is now")
     add("--step", type=int, help="with --replay: the batch after this many updates")
     add("--why", metavar="RECORD", help="with --replay: a record id or a global position to explain")
     add("--out", type=Path, help="folder for pictures of --replay or --simulate; with --experiment an HTML file to write")
-    add("--learner", default="transfer", help="with --simulate: transfer, no_transfer, plateau, long_tail, or a YAML file")
+    add("--learner", help="with --simulate: transfer (the default), no_transfer, plateau, long_tail, or a YAML file")
     add("--config", type=Path, metavar="FILE", help="with --simulate: recipe whose train, run.seed and curriculum count")
     chosen, recipe_keys = parser.parse_known_args(given)
     if recipe_keys and chosen.simulate is None:
         parser.error(f"unrecognized arguments: {' '.join(recipe_keys)}")
-    for mode, flags in (("experiment", ("target",)), ("replay", ("data", "step", "why")), ("simulate", ("config",))):
-        for flag in flags:
-            if getattr(chosen, mode) is None and getattr(chosen, flag) is not None:
-                raise ValueError(f"--{flag}: only with --{mode}")
+    for flag, modes in _MODES.items():
+        if getattr(chosen, flag) is not None and all(getattr(chosen, mode) is None for mode in modes):
+            raise ValueError(f"--{flag.replace('_', '-')}: only with {' or '.join(f'--{mode}' for mode in modes)}")
     draws = chosen.replay is not None and chosen.why is None and chosen.step is None
     if chosen.out is not None and not (chosen.experiment or chosen.simulate is not None or draws):
         raise ValueError("--out: only with --experiment, --simulate, or --replay without --why and --step")
-    if chosen.paired and len(chosen.metric) > 1:
+    if chosen.paired and len(chosen.metric or ()) > 1:
         raise ValueError("--metric: with --paired give one")
     return chosen, recipe_keys
 
@@ -88,14 +99,14 @@ def main(given: list[str]) -> int:
     if chosen.paired:
         from eval.summary import paired, print_paired
 
-        score = (*chosen.metric, "mean_iou" if chosen.paired[0].name.startswith("grounding") else "answer_accuracy")[0]
+        score = (*(chosen.metric or ()), "mean_iou" if chosen.paired[0].name.startswith("grounding") else "answer_accuracy")[0]
         print_paired(paired(chosen.paired[0], chosen.paired[1], score), score)
         return 0
     from eval.comparison import compare_experiment
     from medclm.tracking import store_uri
 
-    uri = store_uri(TrackingSection(uri=chosen.tracking_uri), chosen.runs)
-    compare_experiment(chosen.experiment, uri=uri, metrics=chosen.metric, target=chosen.target, out=chosen.out)
+    uri = store_uri(TrackingSection(uri=chosen.tracking_uri or ""), chosen.runs or Path("runs"))
+    compare_experiment(chosen.experiment, uri=uri, metrics=chosen.metric or (), target=chosen.target, out=chosen.out)
     return 0
 
 
@@ -122,12 +133,13 @@ def simulate(chosen: argparse.Namespace, recipe_keys: list[str]) -> int:
     from medclm.config import load_recipe
 
     recipe = load_recipe(recipe_keys, config=chosen.config)
-    found = simulated_policies(chosen.simulate.split(","), chosen.learner, recipe)
-    print_simulated(found, chosen.learner, recipe)
+    learner = chosen.learner or "transfer"
+    found = simulated_policies(chosen.simulate.split(","), learner, recipe)
+    print_simulated(found, learner, recipe)
     if chosen.out is not None:
         from medclm.curriculum.pictures import draw_side_by_side
 
-        title = f"Simulated learner {Path(chosen.learner).stem}"
+        title = f"Simulated learner {Path(learner).stem}"
         print(f"picture: {draw_side_by_side([each.course for each in found], title, chosen.out / 'simulated.png')}")
     return 0
 
@@ -135,6 +147,6 @@ def simulate(chosen: argparse.Namespace, recipe_keys: list[str]) -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main(sys.argv[1:]))
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
         print(f"compare: {error}", file=sys.stderr)
         sys.exit(2)

@@ -142,7 +142,7 @@ def play(rank: int, world_size: int, case: Case, folder: Path | None = None) -> 
     """A whole run of one rank, restarts included; the checkpoint's state is rank 0's, as in a run."""
     ranks = Ranks(rank, rank, world_size)
     plane = ControlPlane(ranks, timeout_s=30.0)
-    header = {"global_batch_size": G, "lookahead": case.lookahead, "seed": SEED}
+    header = {"global_batch_size": G, "lookahead": case.lookahead, "seed": SEED, "total_steps": case.steps}
     log = AssignmentLog(folder, header) if folder is not None and ranks.is_main else None
     service = make_service(ranks, case, plane=plane, log=log)
     stages: list[list[int]] = []

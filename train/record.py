@@ -24,6 +24,9 @@ from medclm.engine import Engine
 from medclm.tracking import Tracker
 from medclm.types import Stage
 
+MOST_REPLAYED = 5_000_000
+"""Samples of a run up to which training draws its curriculum at its end; beyond, a GPU would wait minutes for a picture."""
+
 
 @dataclass
 class Window:
@@ -144,19 +147,20 @@ class Recorder:
 def draw_course(folder: Path, *, policy: Policy[Any], stream: Stream, tracker: Tracker) -> None:
     """The whole run's curriculum as pictures in `folder`/pictures and among the artifacts, made of its log.
 
-    Takes about 0.6 s per 1,000 batches of 48. A picture is no reason to lose a run: whatever goes wrong is said, and can be
-    done again with launch/compare.py.
+    Takes 12 to 20 s per million samples, and is left to launch/compare.py beyond `MOST_REPLAYED`. A picture is no reason to lose
+    a run: whatever goes wrong is said, and can be done again with the same command.
     """
+    command = f"python launch/compare.py --replay {folder} --out {folder / 'pictures'}"
     try:
         log = read_log(folder)
+        samples = log.rows["stages"].size
+        if samples > MOST_REPLAYED:
+            print(f"pictures of the curriculum of {samples:,} samples, more than {MOST_REPLAYED:,}: {command}", flush=True)
+            return
         maker = CourseMaker(policy, domains=log.header["domains"], total_steps=log.header["total_steps"], batches=len(log.rows))
         for turn in turns(log, policy, describe_in_order(stream, log.header["global_batch_size"])):
             maker.add(turn)
         for path in draw(maker.course(), folder / "pictures"):
             tracker.artifact(path, "pictures")
     except Exception as error:  # a full disk, no matplotlib, a log that another process touched
-        print(
-            f"no pictures of the curriculum ({type(error).__name__}: {error}); to try again: "
-            f"python launch/compare.py --replay {folder} --out {folder / 'pictures'}",
-            flush=True,
-        )
+        print(f"no pictures of the curriculum ({type(error).__name__}: {error}); to try again: {command}", flush=True)

@@ -22,6 +22,7 @@ from medclm.types import Observation, Stage
 
 FORMAT = 1
 HEADER, ROWS = "assignments.json", "assignments.bin"
+_REQUIRED = ("global_batch_size", "lookahead", "seed", "total_steps")
 
 Describe = Callable[[int], StreamBatch]
 """batch_index -> what a global batch consists of."""
@@ -113,7 +114,7 @@ def read_log(folder: Path) -> LoggedRun:
     """The log of a run folder; what a crash cut off at its end is left out.
 
     Raises:
-        ValueError: no log there, one of another format, one with a hole or with numbers that are no stages.
+        ValueError: no log there, one of another format, one with a hole or with numbers that are no stages or fates.
     """
     header = _read_header(folder)
     dtype = _row(int(header["global_batch_size"]))
@@ -128,10 +129,11 @@ def read_log(folder: Path) -> LoggedRun:
             f"{folder / ROWS}: batch {batches} has no decision although later ones have: the file was lost or damaged before the "
             "run was resumed, and nothing after that batch can be recomputed"
         )
-    worst = rows["stages"][:batches].max(axis=1, initial=0)
-    if (worst > max(Stage)).any():
-        batch = int(np.argmax(worst > max(Stage)))
-        raise ValueError(f"{folder / ROWS}: batch {batch} holds a stage {worst[batch]}: the file is damaged; restore it")
+    worst_stages, fates = rows["stages"][:batches].max(axis=1, initial=0), rows["observed"][:batches]
+    for what, numbers, most in (("stage", worst_stages, max(Stage)), ("fate", fates, max(Fate))):
+        if (numbers > most).any():
+            batch = int(np.argmax(numbers > most))
+            raise ValueError(f"{folder / ROWS}: batch {batch} holds a {what} {numbers[batch]}: the file is damaged; restore it")
     return LoggedRun(header=header, rows=rows[:batches])
 
 
@@ -146,7 +148,7 @@ def _read_header(folder: Path) -> dict[str, Any]:
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         found = header.get("format") if isinstance(header, dict) else type(header).__name__
         raise ValueError(f"{path}: format {found}, this version reads {FORMAT}: use the version of medclm that wrote the run")
-    missing = [key for key in ("global_batch_size", "lookahead", "seed") if key not in header]
+    missing = [key for key in _REQUIRED if key not in header]
     if missing:
         raise ValueError(f"{path}: {', '.join(missing)} missing: it was edited; restore it")
     return header
@@ -158,10 +160,8 @@ def progresses(run: LoggedRun) -> tuple[np.ndarray, np.ndarray]:
     At the decision for batch t the batches up to t - lookahead - 1 have been counted, and those in flight count as applied.
 
     Returns:
-        (batches,) float64 twice. A header without total_steps leaves only what was logged.
+        (batches,) float64 twice.
     """
-    if "total_steps" not in run.header:
-        return run.rows["progress"], run.rows["observed_progress"]
     total, lookahead = int(run.header["total_steps"]), int(run.header["lookahead"])
     batch, applied = np.arange(len(run.rows)), run.applied_before
     ahead = np.minimum(batch, lookahead)
@@ -206,20 +206,13 @@ def turns(run: LoggedRun, policy: Policy[Any], describe: Describe) -> Iterator[T
         )
 
 
-def replay(run: LoggedRun, policy: Policy[Any], describe: Describe) -> np.ndarray:
-    """Recompute every decision from the logged losses alone.
+def describe_in_order(stream: Stream, global_batch_size: int, samples_at_once: int = 2048) -> Describe:
+    """`stream.describe` for going through a whole run: reads several batches together, which opens each part of a file once.
 
-    Returns:
-        (batches, G) uint8 stages; equal to `run.rows["stages"]` if the log is the truth.
+    Args:
+        samples_at_once: as many batches as have no more samples than this, and at least one.
     """
-    stages = np.zeros_like(run.rows["stages"])
-    for turn in turns(run, policy, describe):
-        stages[turn.batch_index] = turn.decided
-    return stages
-
-
-def describe_in_order(stream: Stream, global_batch_size: int, at_once: int = 32) -> Describe:
-    """`stream.describe` for going through a whole run: reads `at_once` batches together, which opens each part of a file once."""
+    at_once = max(1, samples_at_once // global_batch_size)
 
     def describe(batch_index: int) -> StreamBatch:
         chunk, place = divmod(batch_index, at_once)

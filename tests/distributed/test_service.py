@@ -9,7 +9,7 @@ import pytest
 
 from medclm.config import CurriculumSection
 from medclm.curriculum.decider import Decider
-from medclm.curriculum.log import read_log, replay
+from medclm.curriculum.log import read_log, turns
 from medclm.curriculum.registry import find_makers, make_policy
 from medclm.data.order import rank_slots
 from medclm.distributed import Ranks
@@ -120,14 +120,16 @@ def test_the_log_replays_to_the_same_decisions(tmp_path, lookahead):
     case = Case(lookahead=lookahead, skip=(7, 30), restart_at=(25,))
     told = play(0, 1, case, tmp_path)
     run = read_log(tmp_path)
-    again = replay(run, policy_of(case), describe)
-    np.testing.assert_array_equal(again, run.rows["stages"])
-    assert again[: case.steps].tolist() == told.stages
+    again = list(turns(run, policy_of(case), describe))
+    stages = np.stack([turn.decided for turn in again])
+    np.testing.assert_array_equal(stages, run.rows["stages"])
+    assert stages[: case.steps].tolist() == told.stages
+    assert [turn.progress for turn in again] == run.rows["progress"].tolist()
     assert run.rows["observed"][[6, 7, 8]].tolist() == [1, 2, 1]
     changed = run.rows.copy()
     changed["losses"][5:] *= 1 + changed["stages"][5:]  # a log that lies does not replay
-    lied = replay(dataclasses.replace(run, rows=changed), policy_of(case), describe)
-    assert not np.array_equal(lied, run.rows["stages"])
+    lied = turns(dataclasses.replace(run, rows=changed), policy_of(case), describe)
+    assert not all(np.array_equal(turn.decided, turn.given) for turn in lied)
 
 
 def test_a_state_of_another_policy_or_lookahead_is_refused():

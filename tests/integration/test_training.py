@@ -17,7 +17,7 @@ import torch
 
 from medclm.checkpoint import exported, newest, verify
 from medclm.config import load_recipe
-from medclm.curriculum.log import read_log, replay
+from medclm.curriculum.log import read_log, turns
 from medclm.curriculum.registry import make_policy
 from medclm.data.shards import Corpus
 from medclm.data.stream import Stream
@@ -97,7 +97,7 @@ def test_a_real_run_replays_from_its_log(corpus, undisturbed):
     opened = Corpus(corpus)
     stream = Stream(opened, split="train", seed=0, window=recipe.data.shuffle_window, min_side=0, image_size=32, fit="pad")
     policy = make_policy(recipe.curriculum, domains=len(opened.domains), total_steps=20)
-    again = replay(logged, policy, lambda batch_index: stream.describe(batch_index, 12))
+    again = [turn.decided for turn in turns(logged, policy, lambda batch_index: stream.describe(batch_index, 12))]
     np.testing.assert_array_equal(again, logged.rows["stages"])
     assert np.isfinite(logged.rows["losses"][:19].astype(float)).all()
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from eval.comparison import compare_experiment, gather, lower_is_better, number
+from eval.comparison import Group, Row, Score, _interval, compare_experiment, gather, lower_is_better, number
 from eval.comparison_page import MOST_POINTS, thinned, write_page
 from eval.comparison_text import print_comparison
 from medclm import tracking
@@ -129,12 +129,90 @@ def test_final_and_best_value_with_the_evaluations_interval(compared):
     score = rows(compared)["same0"].scores
     assert (score["train/loss"].final, score["train/loss"].best, score["train/loss"].best_step) == (0.5, 0.05, 30)
     assert (score["vqa/answer_accuracy"].final, score["vqa/answer_accuracy"].best) == (0.7, 0.7)
-    # vqa-other has the very value too, but agrees with fewer of the run's metrics; -blank is another metric
+    # vqa-other has the very value too, but another acc@0.5 than the run; -blank is another metric
     assert (score["vqa/answer_accuracy"].evaluation, score["vqa/answer_accuracy"].ci95) == ("vqa-test", (0.6, 0.8))
     other = rows(compared)["same1"].scores["vqa/answer_accuracy"]
     assert (other.final, other.ci95, other.evaluation) == (0.5, None, "")
     assert compared.leader("train/loss") == 0.05
     assert compared.leader("vqa/answer_accuracy") == 0.7
+
+
+def test_an_interval_is_lent_only_by_an_evaluation_that_agrees_in_all_the_run_has():
+    run = RunSummary("abc", "run", "FINISHED", metrics={"vqa/answer_accuracy": 0.7, "vqa/acc_0.5": 0.25, "vqa/unasked": 0.3})
+
+    def results(accuracy_ci95, **others):
+        scores = {"answer_accuracy": (0.7, accuracy_ci95), **others}
+        return {"scores": {name: {"value": value, "ci95": ci95} for name, (value, ci95) in scores.items()}}
+
+    def found(**folders):
+        return _interval("vqa/answer_accuracy", run, {name.replace("_", "-"): result for name, result in folders.items()})
+
+    test = results([0.6, 0.8], **{"acc@0.5": (0.25, None), "kappa": (0.1, None), "unasked": (None, None)})
+    coinciding = results([0.1, 0.9], **{"acc@0.5": (0.5, None)})
+    assert found(vqa_test=test, vqa_val=coinciding) == ("vqa-test", (0.6, 0.8))
+    assert found(vqa_val=coinciding) == ("", None)  # by chance the same accuracy: it gave the run nothing
+    assert found(vqa_test=test, vqa_val=results([0.6, 0.8])) == ("vqa-test", (0.6, 0.8))
+    assert found(vqa_test=test, vqa_val=results([0.5, 0.9])) == ("", None)  # nobody can say which of them it was
+    assert found(vqa_test=results(None), vqa_val=results(None)) == ("vqa-test", None)
+
+
+def made_row(name, seed, loss, status="FINISHED"):
+    score = Score(final=loss, step=40, best=None, best_step=None, ci95=None, evaluation="", reached=None)
+    run = RunSummary(name, name, status)
+    return Row(run, name, {"run.seed": str(seed)}, step=40, seconds=None, scores={"train/loss": score})
+
+
+def shown(comparison):
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    print_comparison(comparison, console)
+    return console.export_text()
+
+
+def test_only_finished_runs_lead(compared, tmp_path):
+    rows = (made_row("a", 0, 0.5), made_row("b", 1, 0.125, "RUNNING"), made_row("c", 2, 0.25, "FAILED"))
+    rows += (made_row("d", 3, 0.5, "RUNNING"), made_row("e", 4, math.nan))
+    comparison = replace(compared, metrics=("train/loss",), rows=rows, groups=(), curves={})
+    assert comparison.leader("train/loss") == 0.5
+    assert [row.label for row in rows if comparison.leads(row, "train/loss")] == ["a"]
+    write_page(comparison, tmp_path / "page.html")
+    assert (tmp_path / "page.html").read_text().count("<td class='n best'") == 1
+
+
+def test_what_is_not_finite_and_what_is_repeated_is_told(compared, tmp_path):
+    rows = tuple(
+        made_row(f"r{at}", seed, loss) for at, (seed, loss) in enumerate([(0, 1.0), (1, 2.0), (1, 3.0), (2, math.inf)])
+    )
+    group = Group(1, {}, (*rows, made_row("r4", 3, 9.0, "RUNNING")))
+    finals = group.finals("train/loss")
+    assert (finals.values, finals.not_finite, finals.repeated) == ([1.0, 2.0, 3.0], 1, 1)
+    assert finals.n == "3 of 4, 1 not finite, 1 repeated"
+    assert Group(1, {}, rows[:2]).finals("train/loss").n == "2"
+    assert Group(1, {}, rows[3:]).finals("train/loss").n == "0 of 1, 1 not finite"
+    comparison = replace(compared, metrics=("train/loss",), rows=group.rows, groups=(group,), curves={})
+    assert comparison.sentence == "5 runs, 1 recipe; recipe 1: 5 runs of seeds 0, 1, 2, 3 (1 repeated)"
+    text = re.sub(r"[\s│]+", " ", shown(comparison))
+    assert "n = 3 of 4" in text
+    assert "1 not finite" in text
+    write_page(comparison, tmp_path / "page.html")
+    assert finals.n in (tmp_path / "page.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        "train/loss_easy",
+        "speed/step_s",
+        "speed/data_wait_s",
+        "speed/curriculum_share",
+        "memory/peak_bytes",
+        "curriculum/median_gap",
+        "curriculum/fallbacks",
+        "train/skipped_steps",
+    ],
+)
+def test_what_is_better_when_lower(metric):
+    assert lower_is_better(metric)
+    assert not any(map(lower_is_better, ("speed/samples_per_s", "speed/tokens_per_s", "curriculum/hard_budget")))
 
 
 def test_what_is_not_finite_is_final_but_never_best(compared):
@@ -170,8 +248,8 @@ def test_runs_that_differ_by_seed_are_one_recipe(compared):
     same, evil, resumed = compared.groups
     assert [row.run.name for row in same.rows] == ["same", "same", "third seed, not done"]
     assert same.seeds == ["0", "1", "2"]
-    assert same.finals("train/loss") == [0.5, 0.05]  # the running one would move the mean
-    assert evil.finals("train/loss") == []
+    assert same.finals("train/loss").values == [0.5, 0.05]  # the running one would move the mean
+    assert evil.finals("train/loss").values == []
     assert compared.differing == ["data.new", "train.lr", "train.steps"]
     assert [evil.recipe.get("data.new"), same.recipe.get("data.new")] == ["1", None]
     assert resumed.recipe["train.steps"] == "40 → 80"

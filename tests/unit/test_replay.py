@@ -13,6 +13,7 @@ import torch
 
 from eval.replay import audit, open_run, print_audit
 from eval.why import print_why
+from launch.compare import arguments
 from medclm.config import load_recipe, recipe_yaml
 from medclm.curriculum.course import Fate
 from medclm.curriculum.log import AssignmentLog, describe_in_order, progresses, read_log
@@ -23,6 +24,7 @@ from medclm.data.stream import Stream
 from medclm.data.testing import write_small_corpus
 from medclm.distributed import ControlPlane, Ranks
 from medclm.types import Observation
+from train import record
 from train.record import draw_course
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -118,6 +120,7 @@ def test_a_run_with_skipped_steps_and_batches_in_flight_is_equal(finished, capsy
     printed = capsys.readouterr().out
     assert "65 batches of 12 = 780 samples (2 in flight, 60 applied, 3 skipped)" in printed
     assert "\nequal: every stage and every progress" in printed
+    assert "planned updates" not in printed
 
 
 def test_progress_counts_applied_steps_and_those_in_flight(finished):
@@ -161,6 +164,23 @@ def test_what_a_crash_cut_off_is_left_out(copied):
     assert audit(open_run(copied, None))[0].batches == 64
     (copied / "assignments.bin").write_bytes(data + bytes(2 * len(data) // 65))
     assert audit(open_run(copied, None))[0].batches == 65
+
+
+def test_a_log_that_ends_between_two_batches_is_equal_and_said_to_be_short(copied, capsys):
+    data = (copied / "assignments.bin").read_bytes()
+    (copied / "assignments.bin").write_bytes(data[: len(data) // 65 * 40])
+    run = open_run(copied, None)
+    found, _ = audit(run)
+    assert found.equal
+    print_audit(run, found)
+    printed = capsys.readouterr().out
+    assert f"37 of {STEPS} planned updates: the run was stopped or still runs, or the log was cut\n" in printed
+
+
+def test_a_number_that_is_no_fate_is_named(copied):
+    change(copied, "observed", 20, lambda _: 7)
+    with pytest.raises(ValueError, match=r"assignments\.bin: batch 20 holds a fate 7: the file is damaged"):
+        read_log(copied)
 
 
 def test_a_hole_in_a_log_is_named(copied):
@@ -223,6 +243,10 @@ def test_a_folder_without_a_readable_log_is_named(copied, tmp_path):
 
     with pytest.raises(ValueError, match="format 0, this version reads 1"):
         open_run(written(format=0), None)
+    for key in ("global_batch_size", "lookahead", "seed", "total_steps"):
+        (copied / "assignments.json").write_text(json.dumps({name: header[name] for name in header if name != key}))
+        with pytest.raises(ValueError, match=rf"assignments\.json: {key} missing"):
+            read_log(copied)
     with pytest.raises(ValueError, match=r"curriculum\.nonsense: .*use the version of medclm"):
         open_run(written(curriculum={**header["curriculum"], "nonsense": 1}), None)
     (written() / "assignments.bin").write_bytes(b"\0" * 20)
@@ -268,11 +292,30 @@ def test_relative_paths_count_from_where_training_was_started(finished, corpus, 
 
 def test_batches_read_together_are_the_batches_read_alone(corpus):
     stream = stream_of(corpus)
-    together = describe_in_order(stream, G, at_once=5)
+    together = describe_in_order(stream, G, samples_at_once=5 * G + 1)
     for index in (0, 4, 5, 17):
         alone = stream.describe(index, G)
         for name in ("positions", "record_rows", "domains", "offered"):
             np.testing.assert_array_equal(getattr(together(index), name), getattr(alone, name))
+
+
+class Asked:
+    """A stream that notes how many samples it was asked for at once."""
+
+    def __init__(self, stream):
+        self._stream, self.sizes = stream, set()
+
+    def describe(self, batch_index, global_batch_size):
+        self.sizes.add(global_batch_size)
+        return self._stream.describe(batch_index, global_batch_size)
+
+
+@pytest.mark.parametrize(("size", "at_once"), [(48, 2016), (2048, 2048), (5000, 5000)])
+def test_a_replay_of_large_batches_reads_one_at_a_time(corpus, size, at_once):
+    asked = Asked(stream_of(corpus))
+    describe = describe_in_order(asked, size)
+    assert [len(describe(index).positions) for index in (0, 1)] == [size, size]
+    assert asked.sizes == {at_once}
 
 
 def test_why_tells_averages_chances_draw_and_fallback(finished, capsys):
@@ -305,6 +348,8 @@ def test_why_tells_averages_chances_draw_and_fallback(finished, capsys):
         print_why(run, record, 38)
     with pytest.raises(ValueError, match=r"--step 99: this run has steps 0 to 60"):
         print_why(run, None, 99)
+    print_why(run, "779", None)
+    assert "step 60 (not consumed yet, or the run ended before)" in capsys.readouterr().out
     with pytest.raises(ValueError, match="--why 780: the log holds positions 0 to 779"):
         print_why(run, "780", None)
     with pytest.raises(ValueError, match="--why nobody: no such record"):
@@ -330,7 +375,7 @@ def test_why_tells_a_fallback_and_a_whole_batch(finished, capsys):
 
 def test_a_million_samples_take_about_three_megabytes(tmp_path):
     batches, size = 200, 48
-    log = AssignmentLog(tmp_path, {"global_batch_size": size, "lookahead": 2, "seed": 0})
+    log = AssignmentLog(tmp_path, {"global_batch_size": size, "lookahead": 2, "seed": 0, "total_steps": batches})
     for index in range(batches):
         stages = np.zeros(size, np.uint8)
         log.decision(index, progress=0.5, stages=stages)
@@ -344,7 +389,7 @@ def test_a_million_samples_take_about_three_megabytes(tmp_path):
 
 def test_one_infinite_loss_is_no_skipped_step(tmp_path):
     """float16 ends at 65,504; the policy saw the batch, so a replay must."""
-    log = AssignmentLog(tmp_path, {"global_batch_size": 2, "lookahead": 0, "seed": 0})
+    log = AssignmentLog(tmp_path, {"global_batch_size": 2, "lookahead": 0, "seed": 0, "total_steps": 2})
     for index, losses in enumerate(([1, np.inf], [np.nan, np.nan])):
         log.decision(index, progress=0.0, stages=np.zeros(2, np.uint8))
         log.observation(Observation(index, 0.0, np.zeros(2, int), np.zeros(2, np.uint8), np.array(losses, np.float16)))
@@ -373,6 +418,42 @@ def test_a_finished_run_leaves_pictures_and_a_failure_is_said_not_raised(copied,
     assert f"to try again: python launch/compare.py --replay {copied} --out" in capsys.readouterr().out
 
 
+def test_the_pictures_of_a_long_run_are_left_to_the_command(copied, capsys, monkeypatch):
+    run, store = open_run(copied, None), Store()
+    monkeypatch.setattr(record, "MOST_REPLAYED", 65 * G - 1)
+    draw_course(copied, policy=run.policy, stream=run.stream, tracker=store)
+    printed = capsys.readouterr().out
+    assert printed.count("\n") == 1
+    assert f"780 samples, more than 779: python launch/compare.py --replay {copied} --out {copied / 'pictures'}" in printed
+    assert (store.taken, (copied / "pictures").exists()) == ([], False)
+    monkeypatch.setattr(record, "MOST_REPLAYED", 65 * G)
+    draw_course(copied, policy=run.policy, stream=run.stream, tracker=store)
+    assert len(store.taken) == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--replay", "runs/a", "--metric", "train/loss"], "--metric: only with --experiment or --paired"),
+        (["--simulate", "mixture", "--metric", "train/loss"], "--metric: only with --experiment or --paired"),
+        (["--replay", "runs/a", "--learner", "plateau"], "--learner: only with --simulate"),
+        (["--paired", "a", "b", "--runs", "runs"], "--runs: only with --experiment"),
+        (["--replay", "runs/a", "--tracking-uri", "x"], "--tracking-uri: only with --experiment"),
+        (["--experiment", "medclm", "--config", "x"], "--config: only with --simulate"),
+        (["--simulate", "mixture", "--step", "3"], "--step: only with --replay"),
+    ],
+)
+def test_a_flag_of_another_mode_is_refused(given, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        arguments(given)
+
+
+def test_the_flags_of_a_mode_are_taken():
+    chosen, _ = arguments(["--experiment", "e", "--metric", "a", "--metric", "b", "--runs", "r", "--tracking-uri", "u"])
+    assert (chosen.metric, chosen.runs, chosen.tracking_uri) == (["a", "b"], Path("r"), "u")
+    assert arguments(["--simulate", "mixture", "--learner", "plateau"])[0].learner == "plateau"
+
+
 def compare(*arguments):
     command = [sys.executable, str(ROOT / "launch" / "compare.py"), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
@@ -382,6 +463,10 @@ def test_the_command_says_equal_0_different_1_and_the_users_fault_2(copied, tmp_
     equal = compare("--replay", copied, "--out", tmp_path / "drawn")
     assert (equal.returncode, equal.stderr) == (0, "")
     assert (tmp_path / "drawn" / "course.png").is_file()
+    (tmp_path / "file").write_text("in the way")
+    blocked = compare("--replay", copied, "--out", tmp_path / "file")
+    assert blocked.returncode == 2  # the log is equal, only its pictures have no place
+    assert re.fullmatch(r"compare: .*File exists.*file'\n", blocked.stderr)
     change(copied, "stages", 3, lambda stages: stages + 1)
     assert compare("--replay", copied).returncode == 1
     fault = compare("--replay", tmp_path / "nothing")
