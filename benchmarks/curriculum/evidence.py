@@ -135,6 +135,7 @@ def arguments(given: Sequence[str]) -> argparse.Namespace:
 def main(given: Sequence[str]) -> int:
     chosen = arguments(given)
     jobs = [job for name in chosen.study or STUDIES for arm in STUDIES[name].arms for job in arm.jobs()]
+    jobs.sort(key=lambda job: job.seed)  # a slice that ends early leaves whole comparisons behind
     if chosen.what == "plan":
         lines = read_results(chosen.results)
         wanted = {job.key: job for job in jobs}
