@@ -106,6 +106,7 @@ def test_pictures_of_one_and_of_500_domains(tmp_path, domains, policy):
     ).course
     paths = draw_course(course, tmp_path / "pictures")
     assert [path.name for path in paths] == ["course.png", "domains.png", "domain_stages.png"]
+    assert not any(Image.open(path).text for path in paths)
     for path in paths:
         picture = np.asarray(Image.open(path).convert("RGB"))
         assert min(picture.shape[:2]) > 150
