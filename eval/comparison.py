@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from medclm.tracking import History, RunSummary, histories, stored_json, stored_name, stored_runs
+from medclm.tracked_runs import History, RunSummary, histories, stored_json, stored_name, stored_runs
 
 HEADLINE = ("vqa/answer_accuracy", "vqa/closed_accuracy", "grounding/mean_iou", "grounding/answer_and_box")
 _CURVES = (

@@ -18,7 +18,7 @@ import numpy as np
 from eval.comparison import Comparison, Row, Score, count, duration, goal, log_scale, lower_is_better, number
 from eval.comparison_style import SCRIPT, STYLE
 from eval.report import NOTICE
-from medclm.tracking import History
+from medclm.tracked_runs import History
 
 MOST_POINTS = 500
 """Points of a drawn curve: twice what a screen shows of it, so that a page of 50 long runs stays a small file."""

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from eval.comparison import Comparison, Group, Row, count, duration, goal, log_scale, number
-from medclm.tracking import History
+from medclm.tracked_runs import History
 
 Item = TypeVar("Item")
 _BARS = "▁▂▃▄▅▆▇█"

@@ -33,7 +33,6 @@ class LoggedCurriculum:
 
     folder: Path
     log: LoggedRun
-    section: CurriculumSection
     policy: Policy[Any]
     stream: Stream
 
@@ -80,7 +79,7 @@ def open_run(folder: Path, data: Path | None) -> LoggedCurriculum:
         fit=state["fit"],
     )
     policy = make_policy(section, domains=len(log.header["domains"]), total_steps=int(log.header["total_steps"]))
-    return LoggedCurriculum(folder=folder, log=log, section=section, policy=policy, stream=stream)
+    return LoggedCurriculum(folder=folder, log=log, policy=policy, stream=stream)
 
 
 def _corpus_folder(folder: Path, data: Path | None, wanted: str) -> Path:

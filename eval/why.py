@@ -133,7 +133,7 @@ def _turn(run: LoggedCurriculum, batch_index: int) -> tuple[Turn, dict[str, Chan
     changes: dict[str, Change] = {}
     before: dict[str, float] = {}
     for turn in run.turns():
-        now = _numbers(run.policy, turn.state)
+        now = _numbers(run.policy, turn)
         for name, value in now.items():
             if name in before and not _same(before[name], value):
                 last = changes[name].batch_index if name in changes else -1
@@ -144,11 +144,15 @@ def _turn(run: LoggedCurriculum, batch_index: int) -> tuple[Turn, dict[str, Chan
     raise AssertionError(f"batch {batch_index} is not in the log")
 
 
-def _numbers(policy: Policy[Any], state: Any) -> dict[str, float]:
+def _numbers(policy: Policy[Any], turn: Turn) -> dict[str, float]:
     """What the policy reports, and the plain numbers among the fields of its state."""
+    state = turn.state
     fields = dataclasses.fields(state) if dataclasses.is_dataclass(state) else ()
     plain = {entry.name: getattr(state, entry.name) for entry in fields}
-    return {**policy.report(state), **{name: value for name, value in plain.items() if isinstance(value, int | float)}}
+    return {
+        **policy.report(state, turn.progress),
+        **{name: value for name, value in plain.items() if isinstance(value, int | float)},
+    }
 
 
 def _same(left: float, right: float) -> bool:
@@ -171,19 +175,11 @@ def _print_head(run: LoggedCurriculum, turn: Turn) -> None:
 
 def _print_state(run: LoggedCurriculum, turn: Turn, changes: Mapping[str, Change]) -> None:
     print(f"  state of {run.policy.name}:")
-    numbers = _numbers(run.policy, turn.state)
+    numbers = _numbers(run.policy, turn)
     for name, value in numbers.items():
         print(f"    {name:20} {_number(value)}{changes.get(name, '')}")
     if not numbers:
         print("    nothing: its shares do not depend on what was seen")
-    if run.policy.name == "medclm":
-        rule = run.section.medclm
-        ramp = float(np.clip((turn.progress - rule.easy_only_until) / rule.ramp, 0, 1))
-        print(
-            f"    {'ramp':20} {ramp:.3f}   (0 until {rule.easy_only_until:.0%} of the run, 1 from {rule.easy_only_until + rule.ramp:.0%})"
-        )
-        if turn.progress < rule.hard_from:
-            print(f"    Hard is closed until {rule.hard_from:.0%} of the run")
 
 
 def _print_decision(run: LoggedCurriculum, position: int) -> None:

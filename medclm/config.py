@@ -114,8 +114,7 @@ class DataSection(Section):
     box_text: BoxTextSection = BoxTextSection()
     """How a box is written in prompts and targets."""
     prompt_line: float = Field(3.0, gt=0)
-    """Line of the box that Easy draws, in pixels per 336 pixels of the model's square, at least one pixel. A small untrained model
-    does not see a line of one pixel (docs/curriculum.md)."""
+    """Line of the box that Easy draws, in pixels per 336 pixels of the model's square, at least one pixel."""
     prompt_opacity: int = Field(96, ge=1, le=255)
     """Least opacity of that line; each sample's is drawn between it and 255."""
     min_side: float = Field(8.0, ge=0)

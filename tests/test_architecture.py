@@ -23,6 +23,7 @@ LAYERS = (
         "medclm.distributed",
         "medclm.checkpoint",
         "medclm.tracking",
+        "medclm.tracked_runs",
         "medclm.generation",
         "medclm.curriculum.service",
         "medclm.curriculum.log",

@@ -186,9 +186,7 @@ def build_run(recipe: Recipe, ds_tree: dict[str, Any], *, ds_name: str, resume: 
     Raises:
         ValueError: something the user can mend, with its key and cure.
     """
-    make_policy(
-        recipe.curriculum, domains=1, total_steps=recipe.train.steps
-    )  # an unknown name or a broken file, before all else
+    make_policy(recipe.curriculum, domains=1, total_steps=recipe.train.steps)  # a wrong name ends here, before all else
     ranks = Ranks.from_environment()
     device = find_device(ranks.local_rank)
     plan = batch_plan(recipe, ranks.world_size)

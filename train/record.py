@@ -132,7 +132,9 @@ class Recorder:
             if window.samples[stage]:
                 values[f"train/loss_{stage.key}"] = float(window.loss[stage] / window.samples[stage])
         values |= {
-            f"curriculum/{name}": value for name, value in service.policy.report(service.state).items() if np.isfinite(value)
+            f"curriculum/{name}": value
+            for name, value in service.policy.report(service.state, service.progress).items()
+            if np.isfinite(value)
         }
         for name, per_domain in service.policy.domain_report(service.state).items():
             shown = zip(self.domains, per_domain, strict=True)

@@ -56,26 +56,22 @@ def corpus_folder(name: str, work: Path) -> Path:
     if phantoms not in PHANTOM_SEEDS:
         raise ValueError(f"corpus {name}: unknown phantoms; known: {', '.join(PHANTOM_SEEDS)}, brats")
     seed = PHANTOM_SEEDS[phantoms]
-    source: PhantomSource | NoisySource | TailSource | SubtleSource = PhantomSource(count=int(count), seed=seed)
+    source: PhantomSource | SpoiledSource = PhantomSource(count=int(count), seed=seed)
     if variant and variant[0] in REWRITES:
         rewrite(corpus_folder(f"{phantoms}-{count}", work), out, variant[0])
         return out
-    if variant == ["noise"]:
-        source = NoisySource(source, seed)
-    elif variant == ["tail"]:
-        source = TailSource(source, seed)
-    elif variant == ["subtle"]:
-        source = SubtleSource(source)
-    elif variant:
-        raise ValueError(f"corpus {name}: unknown variant; known: noise, tail, subtle, {', '.join(REWRITES)}")
+    if variant:
+        if variant[0] not in SPOILED:
+            raise ValueError(f"corpus {name}: unknown variant; known: {', '.join((*SPOILED, *REWRITES))}")
+        source = SPOILED[variant[0]](source, seed)
     options = BuildOptions(ids=phantom_ids(seed), workers=len(os.sched_getaffinity(0)), near_duplicates=False)
     build(source, TemplateWriter(kinds=KINDS), out, options)
     return out
 
 
 @dataclass
-class NoisySource:
-    """Phantoms whose labels err: the class of 30 % of the lesions, the box of 30 % of them by half its sides."""
+class SpoiledSource:
+    """Phantoms made worse in one way; subclasses say which."""
 
     clean: PhantomSource
     seed: int
@@ -84,6 +80,10 @@ class NoisySource:
 
     def __len__(self) -> int:
         return len(self.clean)
+
+
+class NoisySource(SpoiledSource):
+    """The labels err: the class of 30 % of the lesions, the box of 30 % of them by half its sides."""
 
     def read(self, index: int) -> SourceImage:
         """The picture at `index` with its spoiled labels."""
@@ -112,13 +112,9 @@ class NoisySource:
 
 
 @dataclass
-class TailSource:
-    """Phantoms of which few domains are common: a picture stays with the chance of its first lesion's class and modality."""
+class TailSource(SpoiledSource):
+    """Few domains are common: a picture stays with the chance of its first lesion's class and modality."""
 
-    clean: PhantomSource
-    seed: int
-    name: str = field(default="phantoms", init=False)
-    rejects: tuple[Reject, ...] = field(default=(), init=False)
     kept: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -140,16 +136,8 @@ class TailSource:
         return self.clean.read(self.kept[index])
 
 
-@dataclass
-class SubtleSource:
-    """Phantoms whose lesions hardly stand out: 20 % of their contrast. Plain phantoms shout, so that a drawn box tells little."""
-
-    clean: PhantomSource
-    name: str = field(default="phantoms", init=False)
-    rejects: tuple[Reject, ...] = field(default=(), init=False)
-
-    def __len__(self) -> int:
-        return len(self.clean)
+class SubtleSource(SpoiledSource):
+    """Lesions hardly stand out: 20 % of their contrast. Plain phantoms shout, so that a drawn box tells little."""
 
     def read(self, index: int) -> SourceImage:
         """The picture at `index`, each lesion drawn towards the mean of a ring around it."""
@@ -163,6 +151,9 @@ class SubtleSource:
             level = pixels[ring].mean(axis=0) if ring.any() else pixels.mean(axis=(0, 1))
             pixels[one.mask] = level + CONTRAST * (pixels[one.mask] - level)
         return dataclasses.replace(image, pixels=np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
+
+
+SPOILED = {"noise": NoisySource, "tail": TailSource, "subtle": SubtleSource}
 
 
 def _build_brats(fold: int, out: Path) -> None:

@@ -188,7 +188,7 @@ def run_jobs(jobs: Sequence[Job], *, results: Path, workers: int, max_minutes: f
     """
     from benchmarks.curriculum.corpora import corpus_folder
 
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # small models in forked processes: no accelerator
     WORK.mkdir(parents=True, exist_ok=True)
     lock = (WORK / "lock").open("w")
     try:

@@ -64,8 +64,20 @@ def step_means(observation: Observation, domains: int) -> tuple[np.ndarray, np.n
     Returns:
         (domains, 3) float64 means (0 where absent) and (domains, 3) bool: present.
     """
-    means, seen = _cell_means(observation.domains * 3 + observation.stages, observation.losses, cells=domains * 3)
-    return means.reshape(domains, 3), seen.reshape(domains, 3)
+    return _means(*stage_sums(observation.domains, observation.stages, observation.losses, domains))
+
+
+def stage_sums(
+    domains_G: np.ndarray, stages_G: np.ndarray, losses_G: np.ndarray, domains: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Losses of one global batch by domain and stage.
+
+    Returns:
+        (domains, 3) float64 sums and (domains, 3) int64 counts.
+    """
+    cell_G, cells = domains_G * 3 + stages_G, domains * 3
+    total = np.bincount(cell_G, weights=losses_G.astype(np.float64), minlength=cells)
+    return total.reshape(domains, 3), np.bincount(cell_G, minlength=cells).reshape(domains, 3)
 
 
 def domain_means(observation: Observation, domains: int) -> tuple[np.ndarray, np.ndarray]:
@@ -74,12 +86,11 @@ def domain_means(observation: Observation, domains: int) -> tuple[np.ndarray, np
     Returns:
         (domains,) float64 means (0 where absent) and (domains,) bool: present.
     """
-    return _cell_means(observation.domains, observation.losses, cells=domains)
+    total, count = stage_sums(observation.domains, observation.stages, observation.losses, domains)
+    return _means(total.sum(axis=1), count.sum(axis=1))
 
 
-def _cell_means(cell: np.ndarray, losses: np.ndarray, cells: int) -> tuple[np.ndarray, np.ndarray]:
-    count = np.bincount(cell, minlength=cells)
-    total = np.bincount(cell, weights=losses.astype(np.float64), minlength=cells)
+def _means(total: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.divide(total, count, out=np.zeros_like(total), where=count > 0), count > 0
 
 

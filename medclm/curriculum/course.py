@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from medclm.curriculum.averages import stage_sums
 from medclm.curriculum.policy import GlobalBatch, Policy
 
 POINTS = 200
@@ -125,8 +126,8 @@ class CourseMaker:
         self._samples = np.zeros((size, len(domains), 3), np.int64)
         self._loss_sums = np.zeros((size, len(domains), 3))
         self._steps, self._fallbacks, self._skipped = (np.zeros(size, np.int64) for _ in range(3))
-        self._states: list[Any] = [None] * size
-        """The last state of each point: states are frozen, so keeping them costs nothing until they are asked."""
+        self._last: list[tuple[Any, float]] = [(None, 0.0)] * size
+        """The last state and progress of each point: states are frozen, so keeping them costs nothing until they are asked."""
         self._added = 0
         self._marks: list[Mark] = []
         self._hard: float | None = None
@@ -136,17 +137,14 @@ class CourseMaker:
         """The next turn; one in flight is only counted as passed."""
         point = self._added * len(self._steps) // self._batches
         self._added += 1
-        self._steps[point], self._states[point] = turn.step, turn.state
+        self._steps[point], self._last[point] = turn.step, (turn.state, turn.progress)
         self._mark(turn)
         self._skipped[point] += turn.fate == Fate.SKIPPED
         if turn.fate != Fate.APPLIED:
             return
-        domains = len(self._domains)
-        cell_G = turn.batch.domains * 3 + turn.given
-        self._samples[point] += np.bincount(cell_G, minlength=domains * 3).reshape(domains, 3)
-        self._loss_sums[point] += np.bincount(cell_G, weights=turn.losses.astype(np.float64), minlength=domains * 3).reshape(
-            domains, 3
-        )
+        sums_D3, counts_D3 = stage_sums(turn.batch.domains, turn.given, turn.losses, len(self._domains))
+        self._loss_sums[point] += sums_D3
+        self._samples[point] += counts_D3
         self._fallbacks[point] += int((turn.given != turn.wanted).sum())
 
     def _mark(self, turn: Turn) -> None:
@@ -154,7 +152,7 @@ class CourseMaker:
         if turn.state is self._state and self._hard is not None:
             return
         self._state = turn.state
-        hard = self._policy.report(turn.state).get("hard_budget", 0.0)
+        hard = self._policy.report(turn.state, turn.progress).get("hard_budget", 0.0)
         if self._hard is not None and hard != self._hard:
             self._marks.append(Mark(turn.step, self._hard, hard))
         self._hard = hard
@@ -167,8 +165,8 @@ class CourseMaker:
         """
         if not self._added or self._added != self._batches:
             raise ValueError(f"a course of {self._batches} batches needs as many turns; {self._added} were added")
-        reports = [self._policy.report(state) for state in self._states]
-        domain_reports = [self._policy.domain_report(state) for state in self._states]
+        reports = [self._policy.report(state, progress) for state, progress in self._last]
+        domain_reports = [self._policy.domain_report(state) for state, _ in self._last]
         unknown = np.full(len(self._domains), np.nan)
         return Course(
             policy=self._policy.name,

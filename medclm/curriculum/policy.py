@@ -42,8 +42,8 @@ class Policy(Protocol, Generic[State]):
         """(G, 3) float64, rows sum to 1: the chance of each stage for samples of `domains` (G,) at `progress` 0..1."""
         ...
 
-    def report(self, state: State) -> dict[str, float]:
-        """Numbers worth plotting: Hard budget, median gap, ..."""
+    def report(self, state: State, progress: float) -> dict[str, float]:
+        """Numbers worth plotting at `progress` 0..1: ramp, Hard budget, median gap, ..."""
         ...
 
     def domain_report(self, state: State) -> dict[str, np.ndarray]:
@@ -53,6 +53,27 @@ class Policy(Protocol, Generic[State]):
     def to_json(self, state: State) -> dict[str, Any]: ...
 
     def from_json(self, tree: dict[str, Any]) -> State: ...
+
+
+class StatelessPolicy:
+    """What policies that look at no loss have in common: their state is None. They add `probabilities` and `report`."""
+
+    name: str
+
+    def initial(self) -> None:
+        return None
+
+    def observe(self, state: None, observation: Observation) -> None:
+        return None
+
+    def domain_report(self, state: None) -> dict[str, np.ndarray]:
+        return {}
+
+    def to_json(self, state: None) -> dict[str, Any]:
+        return {}
+
+    def from_json(self, tree: dict[str, Any]) -> None:
+        return None
 
 
 class Maker(Protocol):

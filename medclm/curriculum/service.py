@@ -131,6 +131,11 @@ class CurriculumService:
         return self._standing.applied_steps
 
     @property
+    def progress(self) -> float:
+        """Fraction of the planned run that is done, 0..1, on rank 0."""
+        return min(1.0, self._standing.applied_steps / self.total_steps)
+
+    @property
     def fallbacks(self) -> int:
         """Samples so far whose record did not offer the wanted stage, on rank 0."""
         return self._standing.fallbacks
@@ -238,9 +243,7 @@ class CurriculumService:
                 work = self._decider.answer(standing, reports, reported=reported, wanted=wanted)
                 self._write(work, wanted)
                 standing, observation, message = work.standing, work.observation, work.message
-            except (
-                Exception
-            ) as error:  # whatever a policy or a log does wrong: the others must hear of it before this rank ends
+            except Exception as error:  # whatever a policy or a log does wrong, the others must hear before this rank ends
                 failure, reason = error, f"{type(error).__name__}: {error}"
                 message = self._decider.refuse(reason, batch_index=reported if wanted is None else wanted)
 
@@ -250,9 +253,8 @@ class CurriculumService:
             answer = read(data[None], self._answer_kind, batch_index=reported if wanted is None else wanted, receiver=mine)[0]
         except RuntimeError as error:
             fault = error
-        faulty = self.plane.largest(
-            0 if fault is None else mine + 1, what=stages_of
-        )  # a rank with a fault tells all the others
+        # A rank with a fault tells all the others.
+        faulty = self.plane.largest(0 if fault is None else mine + 1, what=stages_of)
         if fault is not None:
             raise fault
         assert answer is not None

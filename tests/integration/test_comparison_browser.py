@@ -2,45 +2,28 @@
 
 import json
 import math
-import shutil
 
 import numpy as np
 import pytest
 
 from eval.comparison import Comparison, Group, Row, Score
 from eval.comparison_page import write_page
-from medclm.tracking import History, RunSummary
+from medclm.tracked_runs import History, RunSummary
+from tests.browser import BAD, NEEDS, headless
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-BAD = "<script>window.owned = 1</script><img src=x onerror='window.owned = 2'>"
 NAMES = ["first", BAD, "third"]
 METRIC = "train/loss"
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs the program chromium"),
-    pytest.mark.skipif(DRIVER is None, reason="needs the program chromedriver"),
-]
+pytestmark = NEEDS
 selenium = pytest.importorskip("selenium", reason="needs the package selenium")
 
-from selenium import webdriver  # noqa: E402
 from selenium.webdriver import ActionChains, Keys  # noqa: E402
-from selenium.webdriver.chrome.service import Service  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 
 
 @pytest.fixture(scope="module")
 def browser():
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    flags = ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1400,1000", "--no-first-run"]
-    flags += ["--disable-background-networking", "--host-resolver-rules=MAP * ~NOTFOUND"]
-    for flag in flags:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(executable_path=DRIVER))
-    yield driver
-    driver.quit()
+    with headless(width=1400, height=1000) as driver:
+        yield driver
 
 
 def comparison():

@@ -4,7 +4,6 @@ import http.client
 import http.server
 import json
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,38 +20,22 @@ from medclm.corpus.review.sample import choose
 from medclm.corpus.review.verdicts import exclusions, latest, read_verdicts
 from medclm.data.shards import Corpus
 from medclm.data.testing import record_row, write_small_corpus
+from tests.browser import BAD, NEEDS, headless
 
 ROOT = Path(__file__).resolve().parents[2]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-BAD = "<script>window.owned = 1</script><img src=x onerror='window.owned = 2'>"
 SAMPLES = 6
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs the program chromium"),
-    pytest.mark.skipif(DRIVER is None, reason="needs the program chromedriver"),
-]
+pytestmark = NEEDS
 selenium = pytest.importorskip("selenium", reason="needs the package selenium")
 
-from selenium import webdriver  # noqa: E402
 from selenium.webdriver import ActionChains, Keys  # noqa: E402
-from selenium.webdriver.chrome.service import Service  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
 
 @pytest.fixture(scope="module")
 def browser():
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    flags = ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1400,950", "--no-first-run"]
-    flags += ["--disable-background-networking", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
-    for flag in flags:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(executable_path=DRIVER))
-    yield driver
-    driver.quit()
+    with headless(width=1400, height=950, reach="127.0.0.1") as driver:
+        yield driver
 
 
 @pytest.fixture

@@ -17,8 +17,9 @@ from rich.console import Console
 from eval.comparison import Group, Row, Score, _interval, compare_experiment, gather, lower_is_better, number
 from eval.comparison_page import MOST_POINTS, thinned, write_page
 from eval.comparison_text import print_comparison
-from medclm import tracking
-from medclm.tracking import RunSummary, histories, stored_runs
+from medclm import tracked_runs
+from medclm.tracked_runs import RunSummary, histories, stored_runs
+from medclm.tracking import open_client
 
 pytest.importorskip("mlflow")
 EVIL = "<script>window.owned = 1</script> [red]b[/red] & \"'"
@@ -31,7 +32,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root, self.uri = root, f"sqlite:///{root}/mlflow.db"
-        self.client = tracking._client(self.uri)
+        self.client = open_client(self.uri)
         self.start = START
 
     def experiment(self, name: str) -> str:
@@ -309,12 +310,12 @@ def test_a_broken_evaluation_is_named(store, tmp_path):
     (tmp_path / "vqa-test" / "results.json").write_text("{")
     broken = RunSummary("abc", "run", "FINISHED", artifacts=tmp_path.as_uri())
     with pytest.raises(ValueError, match=r"run abc: artifact vqa-test/results\.json is not JSON"):
-        tracking.stored_json(store.uri, [broken], "results.json")
+        tracked_runs.stored_json(store.uri, [broken], "results.json")
 
 
 def test_a_store_that_is_dead_or_silent_ends_soon(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr(tracking, "_ANSWER_S", 3.0)
+    monkeypatch.setattr(tracked_runs, "_ANSWER_S", 3.0)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         uri = f"http://127.0.0.1:{free.getsockname()[1]}"

@@ -19,7 +19,7 @@ class Told:
 
     name = "told"
 
-    def report(self, state):
+    def report(self, state, progress):
         return {"hard_budget": state}
 
     def domain_report(self, state):

@@ -65,7 +65,7 @@ def test_threshold_follows_its_knobs_and_reports_the_share_of_domains():
         state = observe(policy, state, [loss], domain=domain)
     np.testing.assert_array_equal(policy.probabilities(state, np.arange(4), 0.2), [EASY, MEDIUM, HARD, EASY])
     np.testing.assert_array_equal(policy.probabilities(state, np.arange(4), 0.19), [EASY] * 4)
-    assert policy.report(state) == {"domains_easy": 0.5, "domains_medium": 0.25, "domains_hard": 0.25}
+    assert policy.report(state, 0.5) == {"domains_easy": 0.5, "domains_medium": 0.25, "domains_hard": 0.25}
 
 
 @given(losses=st.lists(st.floats(0, 5), min_size=2, max_size=30))
@@ -154,7 +154,7 @@ def test_a_late_domain_is_not_stuck_even_where_it_lacks_a_stage(name, offered):
         assert offer[np.arange(32), stages].all()
         state = policy.observe(state, Observation(step, step / 500, domains, stages, curve[stages].astype(np.float16)))
         drawn.append(np.bincount(stages[domains == 1], minlength=3))
-        hard.append(policy.report(state).get("hard_budget", 0.0))
+        hard.append(policy.report(state, 0.5).get("hard_budget", 0.0))
     budget = np.mean(hard[400:])  # medclm's, of all domains; how it moves: test_policy_medclm.py
     wanted = {  # of Easy, Medium and Hard
         "medclm": [0.02 * (1 - budget), 0.98 * (1 - budget), budget],

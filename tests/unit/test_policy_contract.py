@@ -88,7 +88,7 @@ def test_it_bears_its_name_and_reports_numbers(name):
     policy = make(name, domains=4)
     assert policy.name == name
     for state in (policy.initial(), after(policy, history(0, domains=4))):
-        assert all(type(value) is float for value in policy.report(state).values())
+        assert all(type(value) is float for value in policy.report(state, 0.5).values())
         for values in policy.domain_report(state).values():
             assert values.shape == (4,)
             assert values.dtype == np.float64
@@ -113,7 +113,7 @@ def test_a_long_run_stays_finite_and_warns_of_nothing(name):
     policy = make(name, domains=3, total_steps=800)
     state = after(policy, history(1, domains=3, steps=800))
     check_chances(policy, state, np.arange(3))
-    policy.report(state)
+    policy.report(state, 0.5)
     text(policy, state)
 
 
@@ -128,7 +128,7 @@ def test_an_old_state_never_changes_and_nothing_is_kept_beside_it(name, seed, do
         following = policy.observe(state, observation)
         chances = policy.probabilities(following, observation.domains, 0.5)
         policy.observe(following, observation)
-        policy.report(following)
+        policy.report(following, 0.5)
         policy.domain_report(following)
         assert text(policy, state) == before
         again = policy.observe(state, observation)

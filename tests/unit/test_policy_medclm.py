@@ -160,7 +160,7 @@ def test_the_compared_average_is_the_unweighted_mean_of_seen_easy_and_medium_cel
     cells = {(0, Stage.EASY): 1.0, (0, Stage.MEDIUM): 2.0, (1, Stage.EASY): 6.0, (0, Stage.HARD): 50.0}
     state = feed(policy, state, cells, steps=WINDOW - 4)
     state = feed(policy, state, {**cells, (1, Stage.MEDIUM): 90.0}, steps=4)
-    assert policy.report(state)["window_average"] == pytest.approx(3.0)
+    assert policy.report(state, 0.5)["window_average"] == pytest.approx(3.0)
 
 
 def test_a_domain_that_comes_late_does_not_move_the_budget_by_its_mere_presence():

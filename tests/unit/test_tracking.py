@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from medclm.config import TrackingSection
-from medclm.tracking import Tracker, histories, is_local, store_uri, stored_run_id, stored_runs
+from medclm.tracked_runs import histories, stored_runs
+from medclm.tracking import Tracker, is_local, store_uri, stored_run_id
 
 
 def lines(folder: Path) -> list[dict]:

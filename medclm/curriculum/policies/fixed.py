@@ -3,41 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from medclm.config import CurriculumSection
-from medclm.curriculum.policy import Maker
-from medclm.types import Observation, Stage
+from medclm.curriculum.policy import Maker, StatelessPolicy
+from medclm.types import Stage
 
 
-class FixedPolicy:
+class FixedPolicy(StatelessPolicy):
     """The same shares from the first step to the last: `mixture`, `easy_only`, `medium_only`, `hard_only`."""
 
     def __init__(self, name: str, shares: Sequence[float]) -> None:
         self.name, self.shares = name, np.asarray(shares, dtype=np.float64)
 
-    def initial(self) -> None:
-        return None
-
-    def observe(self, state: None, observation: Observation) -> None:
-        return None
-
     def probabilities(self, state: None, domains: np.ndarray, progress: float) -> np.ndarray:
         return np.tile(self.shares, (len(domains), 1))
 
-    def report(self, state: None) -> dict[str, float]:
+    def report(self, state: None, progress: float) -> dict[str, float]:
         return {"hard_budget": float(self.shares[Stage.HARD])}
-
-    def domain_report(self, state: None) -> dict[str, np.ndarray]:
-        return {}
-
-    def to_json(self, state: None) -> dict[str, Any]:
-        return {}
-
-    def from_json(self, tree: dict[str, Any]) -> None:
-        return None
 
 
 def _mixture(section: CurriculumSection, *, domains: int, total_steps: int) -> FixedPolicy:

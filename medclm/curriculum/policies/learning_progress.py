@@ -92,7 +92,7 @@ class LearningProgressPolicy:
         chances = explore + (1 - 3 * explore) * wish / wish.sum(axis=1, keepdims=True)
         return np.asarray(chances[domains])
 
-    def report(self, state: ProgressState) -> dict[str, float]:
+    def report(self, state: ProgressState, progress: float) -> dict[str, float]:
         means = _stage_means(self.progress(state))
         return {f"progress_{stage.key}": float(means[stage]) for stage in Stage}
 

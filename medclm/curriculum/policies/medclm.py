@@ -94,18 +94,27 @@ class MedclmPolicy:
         gaps = self.gaps(state)
         return float(np.median(gaps[~np.isnan(gaps)])) if (~np.isnan(gaps)).any() else float("nan")
 
+    def ramp(self, progress: float) -> float:
+        """How far Medium is let in, 0..1."""
+        return float(np.clip((progress - self.section.easy_only_until) / self.section.ramp, 0, 1))
+
+    def hard_share(self, state: MedclmState, progress: float) -> float:
+        """Share of Hard: the budget, once its time has come."""
+        return state.hard if progress >= self.section.hard_from else 0.0
+
     def probabilities(self, state: MedclmState, domains: np.ndarray, progress: float) -> np.ndarray:
-        section = self.section
-        ramp = float(np.clip((progress - section.easy_only_until) / section.ramp, 0, 1))
+        section, ramp = self.section, self.ramp(progress)
         wish = ramp * sigmoid((section.gap_centre - self.gaps(state)) / section.gap_width)
         floor = section.explore if ramp > 0 else 0.0
         medium = np.fmax(floor, wish)[domains]  # fmax: an unseen gap (NaN) leaves the exploration floor
-        return stage_chances(medium, state.hard if progress >= section.hard_from else 0.0)
+        return stage_chances(medium, self.hard_share(state, progress))
 
-    def report(self, state: MedclmState) -> dict[str, float]:
+    def report(self, state: MedclmState, progress: float) -> dict[str, float]:
         known = state.window_values[np.isfinite(state.window_values)]
         return {
+            "ramp": self.ramp(progress),
             "hard_budget": state.hard,
+            "hard_share": self.hard_share(state, progress),
             "median_gap": self.median_gap(state),
             "flat_windows": float(state.flat_windows),
             "window_average": float(known.mean()) if len(known) else float("nan"),

@@ -79,7 +79,7 @@ class PublishedPolicy:
         medium = ramp * sigmoid((self.gaps(state) - GAP_CENTRE) / GAP_WIDTH)
         return stage_chances(medium[domains], state.hard if epoch >= HARD_FROM_EPOCH else 0.0)
 
-    def report(self, state: PublishedState) -> dict[str, float]:
+    def report(self, state: PublishedState, progress: float) -> dict[str, float]:
         return {"hard_budget": state.hard, "median_gap": float(np.median(self.gaps(state)))}
 
     def domain_report(self, state: PublishedState) -> dict[str, np.ndarray]:

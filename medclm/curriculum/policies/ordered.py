@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from medclm.config import CurriculumSection
-from medclm.types import Observation, Stage
+from medclm.curriculum.policy import StatelessPolicy
+from medclm.types import Stage
 
 
-class OrderedPolicy:
-    """Every stage has its share of the run in one piece; hard switches; no loss is looked at, so the state is None.
+class OrderedPolicy(StatelessPolicy):
+    """Every stage has its share of the run in one piece; hard switches; no loss is looked at.
 
     `reverse` gives each stage the share that `sequential` gives it: the two runs see the same mixture and differ in its order.
     """
@@ -23,27 +23,12 @@ class OrderedPolicy:
         self.switches = np.cumsum([shares[stage] for stage in self.order])[:-1]
         """Progress at which the second, third stage of `order` begins."""
 
-    def initial(self) -> None:
-        return None
-
-    def observe(self, state: None, observation: Observation) -> None:
-        return None
-
     def probabilities(self, state: None, domains: np.ndarray, progress: float) -> np.ndarray:
         stage = self.order[int(np.searchsorted(self.switches, progress, side="right"))]
         return np.tile(np.eye(3)[stage], (len(domains), 1))
 
-    def report(self, state: None) -> dict[str, float]:
+    def report(self, state: None, progress: float) -> dict[str, float]:
         return {}
-
-    def domain_report(self, state: None) -> dict[str, np.ndarray]:
-        return {}
-
-    def to_json(self, state: None) -> dict[str, Any]:
-        return {}
-
-    def from_json(self, tree: dict[str, Any]) -> None:
-        return None
 
 
 def _sequential(section: CurriculumSection, *, domains: int, total_steps: int) -> OrderedPolicy:

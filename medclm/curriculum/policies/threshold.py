@@ -46,7 +46,7 @@ class ThresholdPolicy:
         easy = (state.count < section.min_observations) | (average > section.easy_above)
         return np.where(easy, Stage.EASY, np.where(average > section.medium_above, Stage.MEDIUM, Stage.HARD))
 
-    def report(self, state: Averages) -> dict[str, float]:
+    def report(self, state: Averages, progress: float) -> dict[str, float]:
         """Share of the domains at each stage, the warm-up aside."""
         shares = np.bincount(self.stages(state), minlength=3) / self.domains
         return {f"domains_{stage.key}": float(shares[stage]) for stage in Stage}
