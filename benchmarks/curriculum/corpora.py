@@ -8,9 +8,11 @@ checks that no patient it learns from is judged (runs.py). What is written here 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,8 +36,8 @@ PHANTOM_SEEDS = {"tune": 101, "report": 202}
 """Tuning never sees the phantoms that are reported."""
 NOISE = 0.3
 """Share of annotations with a wrong class, and of annotations with a moved box."""
-CONTRAST = 0.2
-"""What `subtle` leaves of a lesion's difference from its surroundings."""
+CONTRASTS = (20, 40)
+"""Percent that `contrast20` and `contrast40` leave of a lesion's difference from its surroundings."""
 TAIL = 0.7
 """Images of the domain of rank r are kept with chance (r + 1)^-TAIL."""
 
@@ -136,8 +138,12 @@ class TailSource(SpoiledSource):
         return self.clean.read(self.kept[index])
 
 
-class SubtleSource(SpoiledSource):
-    """Lesions hardly stand out: 20 % of their contrast. Plain phantoms shout, so that a drawn box tells little."""
+@dataclass
+class FaintSource(SpoiledSource):
+    """Lesions hardly stand out. Plain phantoms' lesions shout, so that a drawn box tells little."""
+
+    percent: int
+    """Of their contrast, what is left."""
 
     def read(self, index: int) -> SourceImage:
         """The picture at `index`, each lesion drawn towards the mean of a ring around it."""
@@ -149,11 +155,15 @@ class SubtleSource(SpoiledSource):
             assert lesions is not None
             ring = ndimage.binary_dilation(one.mask, iterations=3) & ~lesions
             level = pixels[ring].mean(axis=0) if ring.any() else pixels.mean(axis=(0, 1))
-            pixels[one.mask] = level + CONTRAST * (pixels[one.mask] - level)
+            pixels[one.mask] = level + self.percent / 100 * (pixels[one.mask] - level)
         return dataclasses.replace(image, pixels=np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
 
 
-SPOILED = {"noise": NoisySource, "tail": TailSource, "subtle": SubtleSource}
+SPOILED: dict[str, Callable[[PhantomSource, int], SpoiledSource]] = {
+    "noise": NoisySource,
+    "tail": TailSource,
+    **{f"contrast{percent}": functools.partial(FaintSource, percent=percent) for percent in CONTRASTS},
+}
 
 
 def _build_brats(fold: int, out: Path) -> None:

@@ -45,7 +45,7 @@ class Arm:
     def jobs(self) -> list[Job]:
         """One job a seed."""
         phantoms, *_ = self.corpus.split("-")
-        own = phantoms == "brats" or self.corpus.endswith("-subtle")  # other pictures than the clean ones
+        own = phantoms == "brats" or "-contrast" in self.corpus  # other pictures than the clean ones
         judged_on = self.corpus if own else f"{phantoms}-8000"
         flags = tuple(sorted(self.flags))
         return [Job(self.corpus, judged_on, seed, flags, instruction=self.instruction) for seed in self.seeds]
@@ -147,7 +147,7 @@ STUDIES: dict[str, Study] = {
     "noise": _paired(f"{REPORT}-noise", FEW_SEEDS),
     "tail": _paired(f"{REPORT}-tail", FEW_SEEDS),
     "few": _paired("report-800", FEW_SEEDS),
-    "subtle": _paired(f"{REPORT}-subtle", FEW_SEEDS, *SUBTLE),
+    "subtle": _paired(f"{REPORT}-contrast20", FEW_SEEDS, *SUBTLE),
     **{f"brats-{fold}": _paired(f"brats-{fold}", FEW_SEEDS, *BRATS, tested=False) for fold in (1, 2, 3, 4)},
 }
 """The ablations are of the mixture, so that the policy does not change with them. The primary comparison is tested on its own."""

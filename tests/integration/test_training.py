@@ -128,6 +128,14 @@ def test_a_damaged_checkpoint_is_passed_over_by_name(undisturbed, tmp_path):
     assert "step_000020" in found.refused[0]
 
 
+def test_an_unknown_policy_ends_before_anything_is_opened_or_made(tmp_path, capsys):
+    assert main(flags(tmp_path / "no_such_corpus", tmp_path, "--curriculum.policy=mixtur")) == 2
+    said = capsys.readouterr().err
+    assert "curriculum.policy=mixtur" in said
+    assert "mixture" in said
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_run_folder_with_checkpoints_is_not_overwritten(corpus, undisturbed, capsys):
     assert main(flags(corpus, undisturbed.parent, "--train.steps=20")) == 2
     assert "holds checkpoints of an earlier run: give --resume=auto" in capsys.readouterr().err

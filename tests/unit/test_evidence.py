@@ -8,12 +8,16 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from benchmarks.curriculum.corpora import NOISE, NoisySource, TailSource, corpus_folder
+from benchmarks.curriculum.corpora import NOISE, SPOILED, NoisySource, TailSource, corpus_folder
 from benchmarks.curriculum.evidence import compare, print_primary, scores_of, study_table
 from benchmarks.curriculum.rewriting import REWRITES, rewrite
-from benchmarks.curriculum.runs import read_results
+from benchmarks.curriculum.runs import Job, read_results, take
 from benchmarks.curriculum.studies import MAIN_SEEDS, STUDIES, TUNING_SEEDS
+from medclm.corpus.build import BuildOptions, build
+from medclm.corpus.ids import phantom_ids
 from medclm.corpus.sources.phantoms import PhantomSource
+from medclm.corpus.splits import SplitRule
+from medclm.corpus.writers.template import TemplateWriter
 from medclm.data.shards import Corpus
 
 COLUMNS = ["rationale_easy", "rationale_medium", "answer_medium", "question_medium", "question_hard", "answer_hard"]
@@ -102,6 +106,31 @@ def test_the_tail_makes_domains_unequal():
 
     spread = [max(found.values()) / np.median(list(found.values())) for found in (counts(source), counts(tail))]
     assert spread[1] > 1.5 * spread[0]
+
+
+def test_faint_lesions_keep_their_share_of_contrast():
+    source = PhantomSource(count=40, seed=3)
+    faint = SPOILED["contrast20"](source, 3)
+    assert len(faint) == len(source)
+    kept = []
+    for index in range(len(source)):
+        clean, spoiled = source.read(index), faint.read(index)
+        lesions = np.any([one.mask for one in clean.annotations], axis=0) if clean.annotations else False
+        before, after = clean.pixels.astype(float), spoiled.pixels.astype(float)
+        np.testing.assert_array_equal(
+            before[~np.broadcast_to(lesions, before.shape[:2])], after[~np.broadcast_to(lesions, before.shape[:2])]
+        )
+        kept += [after[one.mask].std() / before[one.mask].std() for one in clean.annotations if before[one.mask].std() > 5]
+    assert len(kept) > 10
+    assert np.median(kept) == pytest.approx(0.2, abs=0.05)
+
+
+def test_nobody_is_judged_on_patients_learned_from(clean, tmp_path):
+    taught = tmp_path / "all-train"
+    options = BuildOptions(ids=phantom_ids(101), split=SplitRule("patient", quotas=(1.0, 0.0, 0.0)), near_duplicates=False)
+    build(PhantomSource(count=60, seed=101), TemplateWriter(kinds=("what",)), taught, options)
+    with pytest.raises(ValueError, match=r"[1-9]\d* patients are learned from and judged on"):
+        take(Job("all-train", "tune-60", 0, ()), corpus=taught, judged_on=clean)
 
 
 def test_an_unknown_variant_is_named(tmp_path):
