@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from benchmarks.curriculum.corpora import NOISE, SPOILED, NoisySource, TailSource, corpus_folder
-from benchmarks.curriculum.evidence import compare, print_primary, scores_of, study_table
+from benchmarks.curriculum.evidence import compare, print_primaries, scores_of, study_table
 from benchmarks.curriculum.rewriting import REWRITES, rewrite
 from benchmarks.curriculum.runs import Job, read_results, take
 from benchmarks.curriculum.studies import MAIN_SEEDS, STUDIES, TUNING_SEEDS
@@ -138,14 +138,17 @@ def test_an_unknown_variant_is_named(tmp_path):
         corpus_folder("tune-60-nonsense", tmp_path)
 
 
+TUNING = ("weights", "tune", "faint-tune")
+
+
 def test_arms_are_distinct_and_tuning_is_kept_apart():
     for found in STUDIES.values():
         keys = [job.key for arm in found.arms for job in arm.jobs()]
         assert len(keys) == len(set(keys))
     for study, found in STUDIES.items():
         for arm in found.arms:
-            assert arm.corpus.startswith("tune") == (study in ("weights", "tune"))
-            if study not in ("weights", "tune"):
+            assert arm.corpus.startswith("tune") == (study in TUNING)
+            if study not in TUNING:
                 assert set(arm.seeds) <= set(MAIN_SEEDS)
     assert not set(TUNING_SEEDS) & set(MAIN_SEEDS)
     assert len(MAIN_SEEDS) >= 8
@@ -175,7 +178,7 @@ def test_the_table_compares_on_the_seeds_that_both_have():
     assert result.difference == pytest.approx(0.1, abs=1e-9)
     table, differences = study_table("main", study, lines)
     assert table.row_count == 2
-    assert [name for name, _ in differences] == ["main: medclm"]
+    assert [name for name, _ in differences] == ["main: medclm, 4 % Easy"]
 
 
 @pytest.mark.parametrize(("left_out", "says"), [(0, "target +0.02 at p < 0.05: reached"), (1, "7 of 8 seeds")])
@@ -185,7 +188,7 @@ def test_there_is_a_verdict_only_when_every_planned_seed_is_there(left_out, says
     for job in second.jobs()[:left_out]:
         del lines[job.key]
     console = Console(width=200, record=True, file=io.StringIO())
-    print_primary(lines, console)
+    print_primaries(lines, console)
     text = console.export_text()
     assert says in text
     assert ("reached" in text) == (left_out == 0)
