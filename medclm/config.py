@@ -130,11 +130,11 @@ class DataSection(Section):
 class MedclmSection(Section):
     """`medclm`, the default policy (docs: the curriculum's formulas)."""
 
-    easy_only_until: float = Field(0.04, ge=0, le=1)
-    """Fraction of the run with Easy alone."""
+    easy_only_until: float = Field(0.25, ge=0, le=1)
+    """Fraction of the run with Easy alone (published: 4 of 100 epochs)."""
     ramp: float = Field(0.10, gt=0, le=1)
     """Fraction of the run over which Medium is let in after that."""
-    hard_from: float = Field(0.19, ge=0, le=1)
+    hard_from: float = Field(0.40, ge=0, le=1)
     """Fraction of the run before which Hard is never drawn."""
     gap_centre: float = 0.5
     """Relative Easy-Medium gap at which Medium is drawn half of the time."""

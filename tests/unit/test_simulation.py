@@ -102,7 +102,7 @@ def test_a_simulation_decides_what_the_service_decides(tmp_path, lookahead):
 
 def test_the_named_learners_show_what_they_say():
     opens = simulated("medclm", LEARNERS["transfer"]).course
-    assert opens.total_shares()[Stage.MEDIUM] > 0.7
+    assert opens.total_shares()[Stage.MEDIUM] > 0.65
     stuck = simulated("medclm", LEARNERS["no_transfer"]).course
     assert stuck.shares()[-50:, Stage.MEDIUM].mean() < 0.3
     assert stuck.report["median_gap"][-1] > 0.5
