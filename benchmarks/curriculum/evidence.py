@@ -4,7 +4,7 @@
     python benchmarks/curriculum/evidence.py table                                 the tables of all finished runs
     python benchmarks/curriculum/evidence.py plan                                  what would be run, and how long it takes
 
-Protocol, arms and seeds: studies.py. One run is about 19,200 samples of a model of 0.9 M parameters: four minutes on one CPU
+Protocol, arms and seeds: studies.py. One run is about 19,200 samples of a model of 0.9 M parameters: three minutes on one CPU
 core. Every finished run is a line of benchmarks/results/curriculum.jsonl with its resolved recipe; a line of another recipe, arm or
 `runs.CODE` does not count and is taken again. The studies `brats-*` need MEDCLM_DATA, the folder of brats_mri_slices.
 """
@@ -30,8 +30,8 @@ from benchmarks.curriculum.studies import BASELINE, MAIN_SEEDS, PRIMARIES, PRIMA
 from medclm.metrics.seeds import SeedComparison, compare_seeds, holm
 
 RESULTS = ROOT / "benchmarks" / "results" / "curriculum.jsonl"
-MINUTES = 4.0
-"""Of one run on one core of the machine the results were made on; for `plan`."""
+MINUTES = 3.3
+"""Of 600 steps on one core of the machine the results were made on; for `plan`."""
 
 Lines = dict[str, dict[str, Any]]
 
@@ -93,13 +93,14 @@ def _interval(result: SeedComparison) -> str:
     return f"{result.difference:+.3f}{spread}"
 
 
-def print_tables(lines: Lines, console: Console) -> None:
-    """Every study that has a finished run, Holm's adjustment of the secondary comparisons, and last the primary ones."""
+def print_tables(lines: Lines, console: Console, studies: Sequence[str] = tuple(STUDIES)) -> None:
+    """The studies that have a finished run; over all studies, Holm's adjustment of the secondary comparisons; the primary ones."""
     secondary: list[tuple[str, SeedComparison]] = []
     for name, study in STUDIES.items():
         if any(finished(arm, lines) for arm in study.arms):
             table, differences = study_table(name, study, lines)
-            console.print(table)
+            if name in studies:
+                console.print(table)
             secondary += differences if study.tested else []
     adjusted = holm([result.p_value for _, result in secondary])
     for (name, result), p_value in zip(secondary, adjusted, strict=True):
@@ -140,15 +141,15 @@ def main(given: Sequence[str]) -> int:
     if chosen.what == "plan":
         lines = read_results(chosen.results)
         wanted = {job.key: job for job in jobs}
-        left = sum(job.finished(lines) is None for job in wanted.values())
-        minutes = left * MINUTES / chosen.workers
-        print(f"{len(wanted)} runs, {left} to do: about {minutes:.0f} minutes with {chosen.workers} at a time")
+        left = [job for job in wanted.values() if job.finished(lines) is None]
+        minutes = sum(MINUTES * int(job.recipe["train.steps"]) / 600 for job in left) / chosen.workers
+        print(f"{len(wanted)} runs, {len(left)} to do: about {minutes:.0f} minutes with {chosen.workers} at a time")
         return 0
     failed = 0
     if chosen.what == "run":
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that running trainings are ended, too
         failed = run_jobs(jobs, results=chosen.results, workers=chosen.workers, max_minutes=chosen.max_minutes)
-    print_tables(read_results(chosen.results), Console(width=200))
+    print_tables(read_results(chosen.results), Console(width=200), chosen.study or tuple(STUDIES))
     return 1 if failed else 0
 
 
