@@ -22,7 +22,8 @@ def simulated_policies(names: Sequence[str], learner_name: str, recipe: Recipe) 
     if len(set(names)) != len(names) or not all(names):
         raise ValueError(f"--simulate {','.join(names)}: give each policy once, joined by commas without spaces")
     learner = load_learner(learner_name)
-    sections = [recipe.curriculum.model_copy(update={"policy": name}) for name in names]
+    chosen = [recipe.curriculum.model_copy(update={"policy": name}) for name in names]
+    sections = [section.in_fractions(total_steps=recipe.train.steps, epoch_steps=None) for section in chosen]
     policies = [make_policy(section, domains=learner.domains, total_steps=recipe.train.steps) for section in sections]
     return [
         simulate(

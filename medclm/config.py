@@ -130,12 +130,12 @@ class DataSection(Section):
 class MedclmSection(Section):
     """`medclm`, the default policy (docs: the curriculum's formulas)."""
 
-    easy_only_until: float = Field(0.25, ge=0, le=1)
-    """Fraction of the run with Easy alone (published: 4 of 100 epochs)."""
-    ramp: float = Field(0.10, gt=0, le=1)
-    """Fraction of the run over which Medium is let in after that."""
-    hard_from: float = Field(0.40, ge=0, le=1)
-    """Fraction of the run before which Hard is never drawn."""
+    easy_only_until: float = Field(0.25, ge=0)
+    """Part of the run with Easy alone, in `curriculum.unit` (published: 4 of 100 epochs)."""
+    ramp: float = Field(0.10, gt=0)
+    """Part of the run over which Medium is let in after that, in `curriculum.unit`."""
+    hard_from: float = Field(0.40, ge=0)
+    """Part of the run before which Hard is never drawn, in `curriculum.unit`."""
     gap_centre: float = 0.5
     """Relative Easy-Medium gap at which Medium is drawn half of the time."""
     gap_width: float = Field(0.1, gt=0)
@@ -169,8 +169,8 @@ class ThresholdSection(Section):
     """A domain whose average loss is above this is shown at Easy."""
     medium_above: float = Field(1.5, ge=0)
     """A domain above this, and not above easy_above, is shown at Medium; else at Hard."""
-    easy_only_until: float = Field(0.04, ge=0, le=1)
-    """Fraction of the run with Easy alone."""
+    easy_only_until: float = Field(0.04, ge=0)
+    """Part of the run with Easy alone, in `curriculum.unit`."""
     decay: float = Field(0.9, gt=0, lt=1)
     """Weight of the old value in the moving averages."""
     min_observations: int = Field(5, ge=1)
@@ -209,6 +209,10 @@ class LearningProgressSection(Section):
         return self
 
 
+PHASES = {"medclm": ("easy_only_until", "ramp", "hard_from"), "threshold": ("easy_only_until",)}
+"""Section of a policy -> its knobs that `curriculum.unit` counts."""
+
+
 class CurriculumSection(Section):
     policy: str = "medclm"
     """medclm, medclm_published, threshold, learning_progress, sequential, reverse, mixture, easy_only, medium_only or hard_only."""
@@ -228,6 +232,28 @@ class CurriculumSection(Section):
     """Shares of Easy, Medium and Hard under `mixture`; they sum to 1."""
     published_epochs: int = Field(100, ge=1)
     """Length in epochs that `medclm_published` divides the run into."""
+    unit: Literal["fraction", "steps", "epochs"] = "fraction"
+    """What the phases of `medclm` and `threshold` count: easy_only_until, ramp and hard_from. Epochs are passes over the train split."""
+
+    @model_validator(mode="after")
+    def _phases(self) -> CurriculumSection:
+        for policy, knobs in PHASES.items():
+            for knob in knobs if self.unit == "fraction" else ():
+                if (value := getattr(getattr(self, policy), knob)) > 1:
+                    raise ValueError(
+                        f"curriculum.{policy}.{knob}={value}: give a fraction of the run, 0 to 1, or set curriculum.unit=steps or epochs"
+                    )
+        self._check_given()
+        return self
+
+    def _check_given(self) -> None:
+        for knob in PHASES.get(self.policy, ()) if self.unit != "fraction" else ():
+            section = getattr(self, self.policy)
+            if knob not in section.model_fields_set:
+                raise ConfigError(
+                    f"curriculum.unit={self.unit}: give curriculum.{self.policy}.{knob} in {self.unit}; its default, "
+                    f"{getattr(section, knob)}, is a fraction"
+                )
 
     @model_validator(mode="after")
     def _shares(self) -> CurriculumSection:
@@ -235,6 +261,34 @@ class CurriculumSection(Section):
             if len(shares) != 3 or not min(shares) >= 0 or not abs(sum(shares) - 1) <= 1e-6:  # so put, NaN is refused too
                 raise ValueError(f"curriculum.{name}={shares}: give three shares (easy, medium, hard) that sum to 1")
         return self
+
+    def in_fractions(self, *, total_steps: int, epoch_steps: float | None) -> CurriculumSection:
+        """The same with the phases as fractions of the run, as policies read them.
+
+        Args:
+            epoch_steps: length of an epoch in steps; None where no corpus tells.
+
+        Raises:
+            ConfigError: a phase that is longer than the run, or epochs without a corpus.
+        """
+        if self.unit == "fraction":
+            return self
+        self._check_given()
+        if self.unit == "epochs" and epoch_steps is None:
+            raise ConfigError("curriculum.unit=epochs: only a corpus tells how long an epoch is: use fraction or steps here")
+        whole = total_steps / epoch_steps if self.unit == "epochs" and epoch_steps else total_steps
+        update: dict[str, Any] = {"unit": "fraction"}
+        if self.policy in PHASES:
+            section = getattr(self, self.policy)
+            fractions = {knob: getattr(section, knob) / whole for knob in PHASES[self.policy]}
+            for knob, fraction in fractions.items():
+                if fraction > 1:
+                    raise ConfigError(
+                        f"curriculum.{self.policy}.{knob}={getattr(section, knob):g}: the run has only {whole:g} {self.unit}: "
+                        "lower it, or raise train.steps"
+                    )
+            update[self.policy] = section.model_copy(update=fractions)
+        return self.model_copy(update=update)
 
 
 class TrainSection(Section):

@@ -200,7 +200,6 @@ def build_run(recipe: Recipe, ds_tree: dict[str, Any], *, ds_name: str, resume: 
     if recipe.data.verify and ranks.is_main:
         corpus.verify()
     processor = on_main_first(ranks, lambda: _processor(recipe, corpus, folder))
-    engine = _engine(recipe, ds_config, processor, device=device, bf16=bf16)
     stream = Stream(
         corpus=corpus,
         split=recipe.data.split,
@@ -213,6 +212,7 @@ def build_run(recipe: Recipe, ds_tree: dict[str, Any], *, ds_name: str, resume: 
     if ranks.is_main:
         _print_left_out(stream, recipe.data.min_side)
     service = _service(recipe, plan, stream, corpus, ranks, folder)
+    engine = _engine(recipe, ds_config, processor, device=device, bf16=bf16)
     tracker = _tracker(recipe, ds_config, folder, found) if ranks.is_main else None
     renderer = Renderer(corpus=corpus, processor=processor, data=recipe.data, seed=recipe.run.seed)
     loader = Loader(
@@ -301,17 +301,19 @@ def _engine(recipe: Recipe, ds_config: dict[str, Any], processor: Processor, *, 
 
 
 def _service(recipe: Recipe, plan: BatchPlan, stream: Stream, corpus: Corpus, ranks: Ranks, folder: Path) -> CurriculumService:
+    epoch_steps = len(stream.order) / plan.global_batch_size
+    section = recipe.curriculum.in_fractions(total_steps=recipe.train.steps, epoch_steps=epoch_steps)
     header = {
         "global_batch_size": plan.global_batch_size,
         "lookahead": recipe.curriculum.lookahead,
         "seed": recipe.run.seed,
         "total_steps": recipe.train.steps,
-        "curriculum": recipe.curriculum.model_dump(mode="json"),
+        "curriculum": section.model_dump(mode="json"),
         "domains": corpus.domains,
         "stream": stream.state(),
     }
     return CurriculumService(
-        policy=make_policy(recipe.curriculum, domains=len(corpus.domains), total_steps=recipe.train.steps),
+        policy=make_policy(section, domains=len(corpus.domains), total_steps=recipe.train.steps),
         describe=functools.partial(stream.describe, global_batch_size=plan.global_batch_size),
         ranks=ranks,
         plane=ControlPlane(ranks, timeout_s=recipe.curriculum.timeout_s),

@@ -18,7 +18,7 @@ from medclm.models.registry import family
 from medclm.types import Stage
 from train.steps import learning_rate
 
-MILESTONES = (0.0, 0.03, 0.05, 0.1, 0.19, 0.5, 1.0)
+MILESTONES = (0.0, 0.03, 0.1, 0.25, 0.3, 0.35, 0.4, 1.0)
 
 
 def print_plan(recipe: Recipe, ds_tree: dict[str, Any], *, ds_name: str) -> None:
@@ -49,7 +49,12 @@ def print_plan(recipe: Recipe, ds_tree: dict[str, Any], *, ds_name: str) -> None
         highlight=False,
     )
     console.print(_parameters(recipe))
-    console.print(_stages(recipe))
+    if recipe.curriculum.unit == "epochs":
+        console.print(
+            "stages     no plan: curriculum.unit=epochs, and only the corpus tells how long an epoch is", highlight=False
+        )
+    else:
+        console.print(_stages(recipe))
 
 
 def _parameters(recipe: Recipe) -> Table:
@@ -61,7 +66,8 @@ def _parameters(recipe: Recipe) -> Table:
 
 def _stages(recipe: Recipe) -> Table:
     """Chances of the stages before any loss was seen, and the learning rate, along the run."""
-    policy: Policy[Any] = make_policy(recipe.curriculum, domains=1, total_steps=recipe.train.steps)
+    section = recipe.curriculum.in_fractions(total_steps=recipe.train.steps, epoch_steps=None)
+    policy: Policy[Any] = make_policy(section, domains=1, total_steps=recipe.train.steps)
     table = Table(
         "step", "learning rate", *(stage.key for stage in Stage), title=f"stage plan of {policy.name} (losses move it)"
     )

@@ -102,6 +102,18 @@ def test_a_real_run_replays_from_its_log(corpus, undisturbed):
     assert np.isfinite(logged.rows["losses"][:19].astype(float)).all()
 
 
+def test_phases_in_epochs_reach_the_policy_and_the_log_as_fractions(corpus, tmp_path):
+    knobs = {"easy_only_until": 0.2, "ramp": 0.1, "hard_from": 0.3}
+    phases = [f"--curriculum.medclm.{knob}={epochs}" for knob, epochs in knobs.items()]
+    run(1, flags(corpus, tmp_path, "--train.steps=8", "--curriculum.unit=epochs", *phases))
+    header = read_log(tmp_path / "demo").header
+    epochs = 8 * 12 / Corpus(corpus).count("records", split="train")
+    assert 0.3 < epochs  # else a phase would be longer than the run
+    found = {knob: header["curriculum"]["medclm"][knob] for knob in knobs}
+    assert found == pytest.approx({knob: value / epochs for knob, value in knobs.items()})
+    assert header["curriculum"]["unit"] == "fraction"
+
+
 def test_the_export_holds_the_trained_weights_and_plain_transformers_opens_it(undisturbed):
     from transformers import AutoProcessor, VipLlavaForConditionalGeneration
 

@@ -118,3 +118,33 @@ def test_a_mistake_ends_within_a_second_or_so_without_a_traceback(tmp_path):
     assert done.returncode == 2
     assert done.stderr.strip() == "error: command line: unknown key train.lrr: did you mean train.lr?"
     assert time.monotonic() - began < 20  # a hang, not a speed: CI machines are busy
+
+
+STEPS = ["--curriculum.unit=steps", "--curriculum.medclm.easy_only_until=50", "--curriculum.medclm.ramp=20"]
+
+
+def test_phases_in_steps_or_epochs_become_fractions_of_the_run():
+    recipe = load_recipe([*STEPS, "--curriculum.medclm.hard_from=120", "--train.steps=200"])
+    found = recipe.curriculum.in_fractions(total_steps=200, epoch_steps=None)
+    assert (found.medclm.easy_only_until, found.medclm.ramp, found.medclm.hard_from) == (0.25, 0.1, 0.6)
+    assert found.unit == "fraction"
+    assert found.in_fractions(total_steps=7, epoch_steps=None) == found
+    epochs = load_recipe(
+        ["--curriculum.policy=threshold", "--curriculum.unit=epochs", "--curriculum.threshold.easy_only_until=1.5"]
+    )
+    found = epochs.curriculum.in_fractions(total_steps=1000, epoch_steps=250.0)
+    assert found.threshold.easy_only_until == 0.375
+    assert found.medclm == epochs.curriculum.medclm  # only the numbers of the policy that runs
+    with pytest.raises(ConfigError, match=r"only a corpus tells"):
+        epochs.curriculum.in_fractions(total_steps=1000, epoch_steps=None)
+    with pytest.raises(ConfigError, match=r"threshold\.easy_only_until=1.5: the run has only 0.5 epochs"):
+        epochs.curriculum.in_fractions(total_steps=1000, epoch_steps=2000.0)
+
+
+def test_a_default_fraction_is_not_taken_for_steps():
+    with pytest.raises(ConfigError, match=r"give curriculum\.medclm\.hard_from in steps; its default, 0\.4, is a fraction"):
+        load_recipe(STEPS)
+    with pytest.raises(ConfigError, match=r"medclm\.ramp=20.*give a fraction of the run.*unit=steps"):
+        load_recipe(["--curriculum.medclm.ramp=20"])
+    sequential = load_recipe(["--curriculum.policy=sequential", "--curriculum.unit=steps"])  # has no such phases
+    assert sequential.curriculum.in_fractions(total_steps=9, epoch_steps=None).unit == "fraction"

@@ -151,3 +151,15 @@ def test_the_table_has_a_row_for_each_policy_and_the_recipe_counts(capsys):
         simulated_policies(["mixture", "mixture"], "transfer", recipe)
     with pytest.raises(ValueError, match=r"--learner nobody: neither a file nor one of transfer"):
         simulated_policies(["mixture"], "nobody", recipe)
+
+
+def test_phases_in_steps_give_the_course_of_the_same_fractions():
+    fractions = load_recipe(["--train.steps=400", "--curriculum.medclm.easy_only_until=0.3"])
+    flags = [
+        f"--curriculum.medclm.{knob}={steps}" for knob, steps in (("easy_only_until", 120), ("ramp", 40), ("hard_from", 160))
+    ]
+    steps = load_recipe(["--train.steps=400", "--curriculum.unit=steps", *flags])
+    first, second = (simulated_policies(["medclm"], "transfer", recipe)[0].course.shares() for recipe in (fractions, steps))
+    np.testing.assert_array_equal(first, second)
+    with pytest.raises(ValueError, match=r"give curriculum\.threshold\.easy_only_until in steps"):
+        simulated_policies(["medclm", "threshold"], "transfer", steps)
