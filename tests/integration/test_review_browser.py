@@ -52,7 +52,14 @@ def corpus(tmp_path):
 def reviewing(corpus, reader):
     """The command as a reader starts it; gives the printed address and ends it as Ctrl-C does."""
     command = [sys.executable, "-u", "launch/corpus.py", "review", corpus, "--n", str(SAMPLES), "--reader", reader]
-    process = subprocess.Popen(list(map(str, command)), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        list(map(str, command)),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell ignores it in what it starts with &
+    )
     try:
         printed = ""
         while "open: " not in printed:
