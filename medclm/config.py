@@ -130,18 +130,24 @@ class DataSection(Section):
 class MedclmSection(Section):
     """`medclm`, the default policy (docs: the curriculum's formulas)."""
 
-    easy_only_until: float = Field(0.25, ge=0)
-    """Part of the run with Easy alone, in `curriculum.unit` (published: 4 of 100 epochs)."""
+    easy_only_until: float = Field(0.04, ge=0)
+    """Part of the run with Easy alone, in `curriculum.unit`."""
+    easy_at_most: float = Field(0.40, ge=0)
+    """Part of the run after which Medium is let in even if Easy's box is not read yet, in `curriculum.unit`."""
+    read_gap: float = Field(0.25, ge=0)
+    """Easy's box is read once Medium's loss is above Easy's by this part of Easy's, over the same steps."""
+    read_decay: float = Field(0.98, gt=0, lt=1)
+    """Weight of the old value in the averages of that comparison."""
     ramp: float = Field(0.10, gt=0)
     """Part of the run over which Medium is let in after that, in `curriculum.unit`."""
-    hard_from: float = Field(0.40, ge=0)
-    """Part of the run before which Hard is never drawn, in `curriculum.unit`."""
+    hard_from: float = Field(0.19, ge=0)
+    """Part of the run before which Hard is never drawn, in `curriculum.unit`; nor is it before Medium is let in."""
     gap_centre: float = 0.5
     """Relative Easy-Medium gap at which Medium is drawn half of the time."""
     gap_width: float = Field(0.1, gt=0)
     """Softness of that switch."""
     explore: float = Field(0.05, ge=0, le=1)
-    """Least share of Medium once the ramp has begun."""
+    """Least share of Medium after easy_only_until."""
     decay: float = Field(0.9, gt=0, lt=1)
     """Weight of the old value in the moving averages."""
     min_observations: int = Field(5, ge=1)
@@ -209,7 +215,7 @@ class LearningProgressSection(Section):
         return self
 
 
-PHASES = {"medclm": ("easy_only_until", "ramp", "hard_from"), "threshold": ("easy_only_until",)}
+PHASES = {"medclm": ("easy_only_until", "easy_at_most", "ramp", "hard_from"), "threshold": ("easy_only_until",)}
 """Section of a policy -> its knobs that `curriculum.unit` counts."""
 
 
@@ -233,7 +239,7 @@ class CurriculumSection(Section):
     published_epochs: int = Field(100, ge=1)
     """Length in epochs that `medclm_published` divides the run into."""
     unit: Literal["fraction", "steps", "epochs"] = "fraction"
-    """What the phases of `medclm` and `threshold` count: easy_only_until, ramp and hard_from. Epochs are passes over the train split."""
+    """What easy_only_until, easy_at_most, ramp and hard_from of `medclm` and `threshold` count. Epochs are passes over the train split."""
 
     @model_validator(mode="after")
     def _phases(self) -> CurriculumSection:

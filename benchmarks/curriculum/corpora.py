@@ -32,8 +32,8 @@ from medclm.draws import generator, uniforms
 
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = ("what", "which_organ", "where")
-PHANTOM_SEEDS = {"tune": 101, "report": 202}
-"""Tuning never sees the phantoms that are reported."""
+PHANTOM_SEEDS = {"tune": 101, "report": 202, "confirm": 303}
+"""Tuning never sees the phantoms that are reported; `confirm` is for what was changed after a look at `report`."""
 NOISE = 0.3
 """Share of annotations with a wrong class, and of annotations with a moved box."""
 CONTRASTS = (20, 40)

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.curriculum.runs import SCORES, read_results, run_jobs
-from benchmarks.curriculum.studies import BASELINE, MAIN_SEEDS, PRIMARIES, PRIMARY, STUDIES, TARGET, Arm, Study
+from benchmarks.curriculum.studies import BASELINE, PRIMARIES, PRIMARY, STUDIES, TARGET, Arm, Study
 from medclm.metrics.seeds import SeedComparison, compare_seeds, holm
 
 RESULTS = ROOT / "benchmarks" / "results" / "curriculum.jsonl"
@@ -111,13 +111,14 @@ def print_tables(lines: Lines, console: Console, studies: Sequence[str] = tuple(
 def print_primaries(lines: Lines, console: Console) -> None:
     """The primary comparisons; a p-value and a verdict only when every planned seed is there, so that nobody stops when it suits."""
     results = {name: compare(STUDIES[name].arms[0], STUDIES[name].baseline, lines, PRIMARY) for name in PRIMARIES}
-    whole = {name: result for name, result in results.items() if result is not None and len(result.by_seed) == len(MAIN_SEEDS)}
+    planned = {name: len(STUDIES[name].baseline.seeds) for name in PRIMARIES}
+    whole = {name: result for name, result in results.items() if result is not None and len(result.by_seed) == planned[name]}
     # One that is not finished counts as the worst of all, so that its end can only lower the adjusted p-value of the others.
     adjusted = dict(zip(PRIMARIES, holm([whole[name].p_value if name in whole else 1.0 for name in PRIMARIES]), strict=True))
     for name, result in results.items():
         if result is None:
             continue
-        said = f"PRIMARY {name}: medclm - {BASELINE}: {PRIMARY} {_interval(result)}, {len(result.by_seed)} of {len(MAIN_SEEDS)} seeds"
+        said = f"PRIMARY {name}: medclm - {BASELINE}: {PRIMARY} {_interval(result)}, {len(result.by_seed)} of {planned[name]} seeds"
         if name in whole:
             verdict = "reached" if result.difference >= TARGET and adjusted[name] < 0.05 else "not reached"
             said += f", p {result.p_value:.4f}, Holm {adjusted[name]:.4f}; target +{TARGET} at p < 0.05: {verdict}"

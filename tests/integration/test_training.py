@@ -103,7 +103,7 @@ def test_a_real_run_replays_from_its_log(corpus, undisturbed):
 
 
 def test_phases_in_epochs_reach_the_policy_and_the_log_as_fractions(corpus, tmp_path):
-    knobs = {"easy_only_until": 0.2, "ramp": 0.1, "hard_from": 0.3}
+    knobs = {"easy_only_until": 0.1, "easy_at_most": 0.2, "ramp": 0.1, "hard_from": 0.3}
     phases = [f"--curriculum.medclm.{knob}={epochs}" for knob, epochs in knobs.items()]
     run(1, flags(corpus, tmp_path, "--train.steps=8", "--curriculum.unit=epochs", *phases))
     header = read_log(tmp_path / "demo").header

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from medclm.config import ConfigError, Recipe, dotted_keys, load_recipe, recipe_help, recipe_yaml
+from medclm.config import PHASES, ConfigError, Recipe, dotted_keys, load_recipe, recipe_help, recipe_yaml
 from train.main import parse
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -120,13 +120,16 @@ def test_a_mistake_ends_within_a_second_or_so_without_a_traceback(tmp_path):
     assert time.monotonic() - began < 20  # a hang, not a speed: CI machines are busy
 
 
-STEPS = ["--curriculum.unit=steps", "--curriculum.medclm.easy_only_until=50", "--curriculum.medclm.ramp=20"]
+STEPS = [
+    "--curriculum.unit=steps",
+    *(f"--curriculum.medclm.{knob}={steps}" for knob, steps in (("easy_only_until", 50), ("easy_at_most", 80), ("ramp", 20))),
+]
 
 
 def test_phases_in_steps_or_epochs_become_fractions_of_the_run():
     recipe = load_recipe([*STEPS, "--curriculum.medclm.hard_from=120", "--train.steps=200"])
     found = recipe.curriculum.in_fractions(total_steps=200, epoch_steps=None)
-    assert (found.medclm.easy_only_until, found.medclm.ramp, found.medclm.hard_from) == (0.25, 0.1, 0.6)
+    assert [getattr(found.medclm, knob) for knob in PHASES["medclm"]] == [0.25, 0.4, 0.1, 0.6]
     assert found.unit == "fraction"
     assert found.in_fractions(total_steps=7, epoch_steps=None) == found
     epochs = load_recipe(
@@ -142,7 +145,7 @@ def test_phases_in_steps_or_epochs_become_fractions_of_the_run():
 
 
 def test_a_default_fraction_is_not_taken_for_steps():
-    with pytest.raises(ConfigError, match=r"give curriculum\.medclm\.hard_from in steps; its default, 0\.4, is a fraction"):
+    with pytest.raises(ConfigError, match=r"give curriculum\.medclm\.hard_from in steps; its default, 0\.19, is a fraction"):
         load_recipe(STEPS)
     with pytest.raises(ConfigError, match=r"medclm\.ramp=20.*give a fraction of the run.*unit=steps"):
         load_recipe(["--curriculum.medclm.ramp=20"])

@@ -12,7 +12,7 @@ from benchmarks.curriculum.corpora import NOISE, SPOILED, NoisySource, TailSourc
 from benchmarks.curriculum.evidence import compare, print_primaries, scores_of, study_table
 from benchmarks.curriculum.rewriting import REWRITES, rewrite
 from benchmarks.curriculum.runs import Job, read_results, take
-from benchmarks.curriculum.studies import MAIN_SEEDS, STUDIES, TUNING_SEEDS
+from benchmarks.curriculum.studies import CONFIRM_SEEDS, MAIN_SEEDS, STUDIES, TUNING_SEEDS
 from medclm.corpus.build import BuildOptions, build
 from medclm.corpus.ids import phantom_ids
 from medclm.corpus.sources.phantoms import PhantomSource
@@ -149,9 +149,10 @@ def test_arms_are_distinct_and_tuning_is_kept_apart():
         for arm in found.arms:
             assert arm.corpus.startswith("tune") == (study in TUNING)
             if study not in TUNING:
-                assert set(arm.seeds) <= set(MAIN_SEEDS)
-    assert not set(TUNING_SEEDS) & set(MAIN_SEEDS)
-    assert len(MAIN_SEEDS) >= 8
+                assert set(arm.seeds) <= set(CONFIRM_SEEDS if study == "confirm" else MAIN_SEEDS)
+                assert arm.corpus.startswith("confirm") == (study == "confirm")
+    assert len({*TUNING_SEEDS, *MAIN_SEEDS, *CONFIRM_SEEDS}) == len(TUNING_SEEDS) + len(MAIN_SEEDS) + len(CONFIRM_SEEDS)
+    assert len(MAIN_SEEDS) >= 8 <= len(CONFIRM_SEEDS)
 
 
 def made_up(arm, *, level, patients=40, who="p"):

@@ -76,7 +76,7 @@ def test_one_observation_updates_once_with_the_mean_of_its_samples():
     ("progress", "gap", "expected"), [(0.02, 0.0, 0.0), (0.09, 0.0, 0.5 / (1 + np.exp(-5))), (0.5, 0.5, 0.5), (0.5, 0.9, 0.05)]
 )
 def test_medium_share_is_the_ramped_sigmoid_of_the_gap(progress, gap, expected):
-    policy = MedclmPolicy(MedclmSection(min_observations=1, easy_only_until=0.04), domains=1, total_steps=1000)
+    policy = MedclmPolicy(MedclmSection(min_observations=1, easy_at_most=0.04), domains=1, total_steps=1000)
     state = observe(policy, policy.initial(), {Stage.EASY: 1.0, Stage.MEDIUM: 1.0 + gap}, progress=0.0)
     medium = policy.probabilities(state, np.zeros(1, int), progress)[0, Stage.MEDIUM]
     assert medium == pytest.approx(expected, rel=2e-2)  # losses are float16
@@ -106,7 +106,8 @@ def test_hard_opens_at_a_plateau_only_and_stays_within_its_budget():
     flat = {stage: lambda seen: 1.0 for stage in Stage}
     policy = MedclmPolicy(MedclmSection(), domains=4, total_steps=2000)
     drawn, state = simulate(policy, flat, steps=2000)
-    assert not (drawn[: int(policy.section.hard_from * 2000)] == Stage.HARD).any()
+    let_in = policy.section.easy_at_most + policy.section.ramp  # Easy is never below Medium here, so its box counts as unread
+    assert not (drawn[: int(let_in * 2000)] == Stage.HARD).any()
     assert state.hard == pytest.approx(0.3)
     falling = {stage: lambda seen: 5.0 * np.exp(-seen.sum() / 20000) for stage in Stage}
     drawn, state = simulate(MedclmPolicy(MedclmSection(), domains=4, total_steps=1500), falling, steps=1500)

@@ -103,9 +103,9 @@ def test_sequential_and_reverse_give_every_stage_its_share(parts):
 
 LATE = {
     "medclm": (
-        [0.8 * 0.95, 0.8 * 0.05, 0.2],
-        [0.8 * 0.0229774, 0.8 * 0.9770226, 0.2],
-    ),  # sigmoid(3.75); Hard: four flat windows
+        [0.9 * 0.95, 0.9 * 0.05, 0.1],
+        [0.9 * 0.0229774, 0.9 * 0.9770226, 0.1],
+    ),  # sigmoid(3.75); Hard: two flat windows, as Easy counts as unread until 40 % and the ramp ends at 50 %
     "medclm_published": ([0.9933071, 0.0066929, 0.0], [0.9980746, 0.0019254, 0.0]),  # sigmoid(-5); sigmoid(-6.25)
     "threshold": ([1.0, 0.0, 0.0], [0.0, 0.0, 1.0]),
     "learning_progress": ([1 / 3] * 3, [1 / 3] * 3),  # nothing moves anywhere

@@ -1,5 +1,7 @@
 """`medclm` against numbers worked out by hand from its formulas (docs/curriculum.md), and its properties."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,8 +16,8 @@ WINDOW = 50
 losses = st.floats(0, 10)
 
 
-PUBLISHED = {"easy_only_until": 0.04, "hard_from": 0.19}
-"""The published fractions: the numbers below were worked out for them."""
+CLOCK = {"easy_at_most": 0.04}
+"""Medium comes in by the clock, as published: what is not about reading the box was worked out for that."""
 
 
 def state_of(easy, medium, *, start, hard=0.0, count=100):
@@ -29,11 +31,13 @@ def state_of(easy, medium, *, start, hard=0.0, count=100):
         steps=0,
         window_values=np.full((len(easy), 2), np.nan),
         flat_windows=0,
+        paired=Averages(raw=np.zeros(2), count=np.zeros(2, dtype=np.int64), decay=0.98),
+        read_at=np.nan,
     )
 
 
 def policy_for(state, **section):
-    return MedclmPolicy(MedclmSection(**PUBLISHED | section), domains=len(state.easy_start), total_steps=1000)
+    return MedclmPolicy(MedclmSection(**CLOCK | section), domains=len(state.easy_start), total_steps=1000)
 
 
 def chances(state, progress):
@@ -55,7 +59,7 @@ def level(value, gap=0.0):
 
 
 def fresh(total_steps=1000, domains=1, **section):
-    policy = MedclmPolicy(MedclmSection(**PUBLISHED | section), domains=domains, total_steps=total_steps)
+    policy = MedclmPolicy(MedclmSection(**CLOCK | section), domains=domains, total_steps=total_steps)
     return policy, policy.initial()
 
 
@@ -92,12 +96,65 @@ def test_ramp_edges(progress, share):
     assert chances(state_of(1.0, 1.5, start=1.0), progress)[0, Stage.MEDIUM] == pytest.approx(share)
 
 
-@pytest.mark.parametrize(("progress", "hard"), [(0.0, 0.0), (0.1899, 0.0), (0.19, 0.2), (1.0, 0.2)])
-def test_hard_is_drawn_from_19_percent_and_comes_first(progress, hard):
-    row = chances(state_of(1.0, 1.5, start=1.0, hard=0.2), progress)[0]
-    assert row[Stage.HARD] == hard
-    if progress > 0.14:
-        assert row == pytest.approx([(1 - hard) / 2, (1 - hard) / 2, hard])
+def test_hard_comes_first():
+    assert chances(state_of(1.0, 1.5, start=1.0, hard=0.2), 0.5)[0] == pytest.approx([0.4, 0.4, 0.2])
+
+
+@pytest.mark.parametrize(
+    ("progress", "read_at", "ramp"),
+    [
+        (0.04, np.nan, 0.0),
+        (0.30, np.nan, 0.0),  # not read: Medium waits
+        (0.40, np.nan, 0.0),
+        (0.45, np.nan, 0.5),  # but no longer than until 40 %
+        (0.45, 0.44, 0.5),  # read after that: the clock was first
+        (0.10, 0.08, 0.2),
+        (0.18, 0.08, 1.0),
+    ],
+)
+def test_the_ramp_begins_when_the_box_is_read_or_at_most_then(progress, read_at, ramp):
+    state = replace(state_of(1.0, 1.0, start=1.0), read_at=read_at)
+    policy = policy_for(state, easy_at_most=0.40)
+    assert policy.ramp(state, progress) == pytest.approx(ramp)
+    medium = policy.probabilities(state, np.zeros(1, int), progress)[0, Stage.MEDIUM]
+    assert medium == pytest.approx(0.0 if progress <= 0.04 else max(0.05, ramp / (1 + np.exp(-5))))
+
+
+@pytest.mark.parametrize(("excess", "read"), [(0.2578125, True), (0.2421875, False), (1.0, True), (-0.5, False)])
+def test_the_box_is_read_when_it_lowers_easys_loss_by_a_quarter_over_fifty_steps(excess, read):
+    policy, state = fresh(easy_at_most=0.40)
+    state = feed(policy, state, level(2.0, 2.0 * excess), steps=49, progress=0.2)
+    assert policy.excess(state) == pytest.approx(excess)
+    assert np.isnan(state.read_at)
+    state = feed(policy, state, level(2.0, 2.0 * excess), steps=1, progress=0.25)
+    assert (state.read_at == 0.25) == read
+    later = feed(policy, state, level(2.0), steps=200, progress=0.3)  # once read, it stays
+    assert later.read_at == 0.25 if read else np.isnan(later.read_at)
+
+
+def test_excess_is_over_the_steps_that_have_both_stages_and_over_all_their_samples():
+    """Means: Easy 2 and Medium 3 in the first step, 1 and 2 in the last; the steps between have one stage, or Hard besides."""
+    policy, state = fresh(domains=2)
+    first = {(0, Stage.EASY): 1.0, (1, Stage.EASY): 3.0, (1, Stage.MEDIUM): 3.0}
+    for cells in (first, {(0, Stage.EASY): 9.0}, {(0, Stage.MEDIUM): 9.0, (0, Stage.HARD): 9.0}, {}, level(1.0, 1.0)):
+        state = feed(policy, state, cells or {(0, Stage.HARD): 9.0}, steps=1)
+    assert state.paired.count.tolist() == [2, 2]
+    assert policy.excess(state) == pytest.approx((0.98 * 1 + 1) / (0.98 * 2 + 1))
+
+
+def test_nothing_is_read_while_easy_comes_alone():
+    policy, state = fresh(easy_at_most=0.40)
+    state = feed(policy, state, level(1.0, 1.0), steps=100, progress=0.039)  # a fallback gave Medium
+    assert np.isnan(state.read_at)
+    assert feed(policy, state, level(1.0, 1.0), steps=1, progress=0.04).read_at == 0.04
+
+
+def test_hard_waits_until_medium_is_let_in():
+    """Easy stays unread and all losses stay flat, as they do before a box is read: the budget opens at 40 % + the ramp."""
+    policy, state = fresh(easy_at_most=0.40)
+    state = feed(policy, state, level(1.0), steps=12 * WINDOW, progress=0.499)
+    assert state.hard == 0.0
+    assert feed(policy, state, level(1.0), steps=WINDOW, progress=0.5).hard == 0.05
 
 
 @pytest.mark.parametrize(("total_steps", "window"), [(1, 50), (1000, 50), (5000, 50), (5001, 51), (20_000, 200)])
@@ -184,10 +241,8 @@ def test_mediums_share_falls_as_the_gap_grows_and_stays_within_its_bounds(gaps, 
     assert (np.diff(rows[:, Stage.MEDIUM]) <= 1e-12).all()
     if progress > 0.0400001:
         assert (rows[:, Stage.MEDIUM] >= 0.05 * (1 - rows[:, Stage.HARD]) - 1e-12).all()
-    else:
-        assert (rows[:, Stage.HARD] == 0).all()
     if progress <= 0.04:
-        assert (rows[:, Stage.EASY] == 1).all()
+        assert (rows[:, Stage.MEDIUM] == 0).all()
 
 
 @given(easy=losses, medium=losses, start=losses, points=st.lists(st.floats(0, 1), min_size=2, max_size=20))

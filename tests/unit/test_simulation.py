@@ -155,9 +155,8 @@ def test_the_table_has_a_row_for_each_policy_and_the_recipe_counts(capsys):
 
 def test_phases_in_steps_give_the_course_of_the_same_fractions():
     fractions = load_recipe(["--train.steps=400", "--curriculum.medclm.easy_only_until=0.3"])
-    flags = [
-        f"--curriculum.medclm.{knob}={steps}" for knob, steps in (("easy_only_until", 120), ("ramp", 40), ("hard_from", 160))
-    ]
+    phases = {"easy_only_until": 120, "easy_at_most": 160, "ramp": 40, "hard_from": 76}
+    flags = [f"--curriculum.medclm.{knob}={steps}" for knob, steps in phases.items()]
     steps = load_recipe(["--train.steps=400", "--curriculum.unit=steps", *flags])
     first, second = (simulated_policies(["medclm"], "transfer", recipe)[0].course.shares() for recipe in (fractions, steps))
     np.testing.assert_array_equal(first, second)
