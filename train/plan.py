@@ -18,7 +18,7 @@ from medclm.models.registry import family
 from medclm.types import Stage
 from train.steps import learning_rate
 
-MILESTONES = (0.0, 0.03, 0.1, 0.25, 0.3, 0.35, 0.4, 1.0)
+MILESTONES = (0.0, 0.03, 0.05, 0.1, 0.25, 0.4, 0.5, 0.75, 1.0)
 
 
 def print_plan(recipe: Recipe, ds_tree: dict[str, Any], *, ds_name: str) -> None:
