@@ -1,48 +1,149 @@
-"""A checkpoint opened for asking, and its completions read back: the same for evaluation and for prediction.
-
-Knows nothing of suites or scores.
-"""
+"""A checkpoint opened for asking: the respondent of evaluation and prediction on this machine. Knows nothing of suites or scores."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.suite import Prediction, Square
+from eval.decoding import Decoding
+from eval.example import Ask, Example, Prediction, Reply, Square
+from eval.pictures import GivenPictures, Pictures, shown
+from eval.respondent import Asked, read_reply
 from medclm.config import BoxTextSection, DataSection
 from medclm.data.frame import ImageFrame
-from medclm.metrics.parsing import split_completion
 
 if TYPE_CHECKING:
     import torch
+    from PIL import Image
     from torch import nn
 
+    from medclm.generation import Completion, Request
     from medclm.models.protocol import Processor
 
+BEGIN = "Answer:"
+"""How a direct completion begins (data/render.py): options are scored as what follows."""
+_CHUNK_BATCHES = 4
+"""Batches between two hand-overs of replies: what a killed evaluation loses at most."""
 _HASHED = 1 << 20
 
 
 @dataclass(frozen=True)
-class OpenModel:
+class LocalModel:
     """A model ready to be asked, with what its boxes mean."""
 
     network: nn.Module
     processor: Processor
-    fit: Any
+    square: Square
     box_text: BoxTextSection
+    decoding: Decoding
+    folder: Path
+    """Its export."""
+    settings: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def square(self) -> Square:
-        return Square(side=self.processor.image_size, patch_size=self.processor.patch_size, fit=self.fit)
+    def replies(
+        self, asked: Sequence[Asked], pictures: Pictures | None, progress: Callable[[int], None]
+    ) -> Iterator[tuple[Asked, Reply]]:
+        """See `Respondent.replies`; pictures of the next chunk are read while one is asked."""
+        if asked and pictures is None:
+            raise ValueError("these questions came without pictures: give --images FOLDER, or judge --predictions FILE")
+        assert pictures is not None
+        size = self.decoding.batch_size * _CHUNK_BATCHES
+        texts = [one for one in asked if not one.ask.options]
+        choices = [one for one in asked if one.ask.options]
+        with ThreadPoolExecutor(max_workers=1) as ahead:
+            for ours, answer in ((texts, self._write), (choices, self._score)):
+                chunks = [ours[first : first + size] for first in range(0, len(ours), size)]
+                for chunk, requests in self._prepared(chunks, pictures, ahead):
+                    yield from zip(chunk, answer(chunk, requests, pictures, progress), strict=True)
 
-    def frame(self, width: int, height: int) -> ImageFrame:
-        return ImageFrame(width, height, side=self.processor.image_size, fit=self.fit)
+    def _prepared(
+        self, chunks: list[list[Asked]], pictures: Pictures, ahead: ThreadPoolExecutor
+    ) -> Iterator[tuple[list[Asked], list[Request]]]:
+        coming = None
+        for at, chunk in enumerate(chunks):
+            ready, coming = coming, ahead.submit(self._requests, chunk, pictures)
+            if ready is not None:
+                yield chunks[at - 1], ready.result()
+        if coming is not None:
+            yield chunks[-1], coming.result()
+
+    def _requests(self, chunk: list[Asked], pictures: Pictures) -> list[Request]:
+        from medclm.generation import Request
+
+        return [
+            Request(one.id, one.ask.question, shown(one.ask.view, one.example.picture, pictures, self.square)) for one in chunk
+        ]
+
+    def _write(
+        self, chunk: list[Asked], requests: list[Request], pictures: Pictures, progress: Callable[[int], None]
+    ) -> list[Reply]:
+        from medclm.generation import generate
+
+        completions = generate(
+            self.network,
+            self.processor,
+            requests,
+            max_new_tokens=self.decoding.max_new_tokens,
+            batch_size=self.decoding.batch_size,
+            temperature=self.decoding.temperature,
+            seed=self.decoding.seed,
+            progress=progress,
+        )
+        return [
+            self._reply(completion, self.square.frame(pictures.size(one.ask.view.key(one.example.picture))))
+            for one, completion in zip(chunk, completions, strict=True)
+        ]
+
+    def _reply(self, completion: Completion, frame: ImageFrame) -> Reply:
+        written = frame.find_written(completion.text, self.box_text)
+        ends = self._ends(completion.ids) if written else []
+        return Reply(
+            text=completion.text,
+            tokens=completion.tokens,
+            stopped=completion.stopped,
+            box_scores=tuple(round(_mean_over(place, ends, completion.scores), 5) for _, place in written),
+        )
+
+    def _ends(self, ids: tuple[int, ...]) -> list[int]:
+        """Characters of the text up to and including each token."""
+        return [len(self.processor.decode(ids[: at + 1])) for at in range(len(ids))]
+
+    def _score(
+        self, chunk: list[Asked], requests: list[Request], pictures: Pictures, progress: Callable[[int], None]
+    ) -> list[Reply]:
+        from medclm.likelihood import option_scores
+
+        found = option_scores(
+            self.network,
+            self.processor,
+            requests,
+            [one.ask.options for one in chunk],
+            batch_size=self.decoding.batch_size,
+            begin=BEGIN,
+            progress=progress,
+        )
+        return [
+            Reply(option_scores=tuple(round(value, 5) for value in one.log_likelihoods), option_tokens=one.tokens)
+            for one in found
+        ]
 
 
-def open_checkpoint(checkpoint: Path) -> tuple[OpenModel, Path]:
-    """The model of a run folder, a step folder or an export, on the best device, and its export folder.
+def _mean_over(place: slice, ends: Sequence[int], scores: Sequence[float]) -> float:
+    """Mean score of the tokens that write the characters of `place`."""
+    begins = [0, *ends[:-1]]
+    inside = [score for begin, end, score in zip(begins, ends, scores, strict=True) if end > place.start and begin < place.stop]
+    return sum(inside) / len(inside) if inside else float("-inf")
+
+
+def open_checkpoint(checkpoint: Path, decoding: Decoding, *, local_rank: int = 0) -> LocalModel:
+    """The model of a run folder, a step folder or an export, on the best device.
+
+    Args:
+        local_rank: which of the machine's accelerators.
 
     Raises:
         ValueError: none of these, or not a model of a known family.
@@ -53,28 +154,42 @@ def open_checkpoint(checkpoint: Path) -> tuple[OpenModel, Path]:
     from medclm.models.registry import family
 
     folder = exported(checkpoint)
-    settings = export_settings(folder)
-    device, dtype = _device(torch.cuda.is_available())
-    network, processor = family(settings.get("family", "vip_llava")).load_export(folder, dtype)
-    fit = settings.get("fit", DataSection().fit)
-    box_text = BoxTextSection(**settings.get("box_text", {}))
-    return OpenModel(network=network.to(device).eval(), processor=processor, fit=fit, box_text=box_text), folder
+    stored = export_settings(folder)
+    device, dtype = _device(torch.cuda.is_available(), local_rank)
+    network, processor = family(stored.get("family", "vip_llava")).load_export(folder, dtype)
+    square = Square(side=processor.image_size, patch_size=processor.patch_size, fit=stored.get("fit", DataSection().fit))
+    box_text = BoxTextSection(**stored.get("box_text", {}))
+    return LocalModel(
+        network=network.to(device).eval(),
+        processor=processor,
+        square=square,
+        box_text=box_text,
+        decoding=decoding,
+        folder=folder,
+        settings={
+            "weights": fingerprint(folder),
+            "max_new_tokens": decoding.max_new_tokens,
+            "temperature": decoding.temperature,
+            **({"sampling_seed": decoding.seed} if decoding.temperature else {}),
+            "fit": square.fit,
+            "box_text": box_text.model_dump(mode="json"),
+        },
+    )
 
 
-def _device(has_gpu: bool) -> tuple[torch.device, torch.dtype]:
+def ask_once(model: LocalModel, question: str, image: Image.Image) -> tuple[Reply, Prediction]:
+    """The reply to one question about one RGB picture, and how it is read."""
+    example = Example(id="one", patient="", question_kind="", answer_type="open", question=question, picture="one")
+    [(_, reply)] = model.replies([Asked(example, Ask("answer", question))], GivenPictures({"one": image}), lambda _: None)
+    return reply, read_reply(reply, model.square.frame(image.size), model.box_text)
+
+
+def _device(has_gpu: bool, local_rank: int) -> tuple[torch.device, torch.dtype]:
     import torch
 
     if has_gpu:
-        return torch.device("cuda"), torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+        return torch.device("cuda", local_rank), torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     return torch.device("cpu"), torch.float32
-
-
-def read_prediction(text: str, frame: ImageFrame, box_text: BoxTextSection) -> Prediction:
-    """A completion taken apart; a box written twice is one box."""
-    parsed = split_completion(text)
-    boxes = tuple(dict.fromkeys(frame.find_boxes(text, box_text)))
-    inside = len(frame.find_boxes(parsed.rationale, box_text))
-    return Prediction(text=text, answer=parsed.answer, boxes_unit=boxes, boxes_in_rationale=inside)
 
 
 def fingerprint(folder: Path) -> str:

@@ -11,7 +11,6 @@ from eval.overlay import overlay
 from medclm.corpus.contract import RejectedImage
 from medclm.corpus.pixels import read_picture
 from medclm.data.render import with_instruction
-from medclm.metrics.parsing import split_completion
 
 NOTICE = "Research use only, not a medical device."
 
@@ -50,20 +49,16 @@ def predict(
     if out is not None and (out.suffix.lower() not in (".png", ".jpg", ".jpeg") or not out.resolve().parent.is_dir()):
         raise ValueError(f"--out {out}: give a .png or .jpg in a folder that exists")
     image = read_image(image_path, window=window)
-    from eval.model import open_checkpoint, read_prediction  # after the picture: a wrong file is told in a second
-    from medclm.generation import Request, generate
+    from eval.model import Decoding, ask_once, open_checkpoint  # after the picture: a wrong file is told in a second
 
-    model, _ = open_checkpoint(checkpoint)
-    frame = model.frame(*image.size)
-    request = Request("predict", with_instruction(question, instruction), frame.place(image))
-    [completion] = generate(model.network, model.processor, [request], max_new_tokens=max_new_tokens, batch_size=1)
-    prediction = read_prediction(completion.text, frame, model.box_text)
-    rationale = split_completion(completion.text).rationale
+    model = open_checkpoint(checkpoint, Decoding(max_new_tokens=max_new_tokens, batch_size=1))
+    reply, prediction = ask_once(model, with_instruction(question, instruction), image)
+    rationale = prediction.rationale
     print(f"Question: {question}\nReasoning: {rationale or '-'}\nAnswer: {prediction.answer or '(no answer)'}")
     for number, box in enumerate(prediction.boxes_unit, start=1):
         x0, y0, x1, y1 = (round(value) for value in box.scaled(*image.size))
         print(f"Box {number}: x {x0} to {x1}, y {y0} to {y1} (pixels of the {image.width} x {image.height} image)")
-    if not completion.stopped:
+    if not reply.stopped:
         print(f"cut after {max_new_tokens} tokens: raise --max-new-tokens", file=sys.stderr)
     print(NOTICE)
     if out is not None:

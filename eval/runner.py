@@ -1,155 +1,188 @@
-"""One evaluation: ask the model every question once, judge the answers by each suite, and leave results a person can check.
+"""One evaluation: ask every question once, judge the replies by each suite, and leave results a person can check.
 
-    OUT/SUITE-SPLIT/{results.json, predictions.jsonl, settings.json, report.html, overlays/*.png}
+    OUT/replies-SPLIT/                                                   every reply as it came (eval/asking.py)
+    OUT/SUITE-SPLIT/{results.json, predictions.jsonl, report.html, overlays/*.png}
 
-A killed evaluation goes on where it stopped: predictions are appended as they come, and settings.json refuses to mix those
-of another checkpoint or other settings. Knows no score by name.
+Knows no score and no benchmark by name.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
-import sys
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-from tqdm import tqdm
-
-from eval.model import OpenModel, fingerprint, open_checkpoint, read_prediction
+from eval.asking import Replies, ask_all
+from eval.decoding import Decoding
+from eval.example import STORED, Ask, Example, Reply, Said, Square, Terms, Values, View
+from eval.layouts.layout import open_pool
 from eval.overlay import overlay
+from eval.pictures import Pictures
+from eval.pool import Pool
 from eval.report import Shown, write_report
-from eval.suite import Example, Prediction, Suite, Values, load_pool, summarise
+from eval.respondent import Asked, Respondent, read_reply
+from eval.suite import ANSWER, Suite, breakdown, summarise
 from eval.suites.grounding import GroundingSuite
 from eval.suites.vqa import VqaSuite
-from medclm.data.manifest import sha256_file, write_json
+from medclm.data.manifest import write_json
 from medclm.data.render import with_instruction
-from medclm.data.schema import MANIFEST
-from medclm.data.shards import Corpus
+from medclm.distributed import ControlPlane, Ranks
 from medclm.draws import generator
-from medclm.tracking import Tracker
 from medclm.types import Box
 
 SUITES: dict[str, type[VqaSuite] | type[GroundingSuite]] = {"vqa": VqaSuite, "grounding": GroundingSuite}
+ALONE = Ranks(rank=0, local_rank=0, world_size=1)
 OVERLAYS = 24
 """Pictures drawn per suite."""
 _WRONG_REASON = 12
-_TRACKED_PICTURES = 6
-_CHUNK_BATCHES = 4
-"""Batches between two writes of predictions.jsonl: what a killed evaluation loses at most."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """How the questions are stored; see `open_pool`."""
+
+    layout: str = "auto"
+    images: Path | None = None
+    window: tuple[float, float] | None = None
+
+    def open(self, data: Path, split: str) -> Pool:
+        return open_pool(data, split, layout=self.layout, images=self.images, window=self.window)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is evaluated, beside who answers."""
+
+    suites: tuple[str, ...]
+    """Names in `SUITES`."""
+    split: str = "test"
+    limit: int | None = None
+    """At most so many examples a suite, a fixed draw by `seed`; None = all."""
+    instruction: str = "reason"
+    """How each question ends: `reason` or `direct`."""
+    seed: int = 0
+    """Of the draw of `limit` and of the bootstrap."""
+    blank: bool = False
+    """Show a grey picture instead of each image: a floor of the model itself, kept apart as SUITE-SPLIT-blank."""
+    overwrite: bool = False
+    """Throw away what the folder holds of another checkpoint or other settings."""
+    notes: dict[str, str] = field(default_factory=dict)
+    """Shown with the results: name of the checkpoint, say."""
+
+    def check(self) -> None:
+        """Refuse what cannot be run, before anything is loaded.
+
+        Raises:
+            ValueError: unknown suite or instruction, or a limit below 1; names the cure.
+        """
+        unknown = [name for name in self.suites if name not in SUITES]
+        if unknown or not self.suites:
+            raise ValueError(f"--suites {','.join(self.suites)}: choose from {', '.join(SUITES)}")
+        with_instruction("", self.instruction)
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"--limit {self.limit}: give at least 1, or leave it out for all examples")
+
+    def folder(self, out: Path, what: str) -> Path:
+        """Where replies or one suite's results go: OUT/vqa-test, and apart from it OUT/vqa-test-blank."""
+        return out / f"{what}-{self.split}{'-blank' if self.blank else ''}"
 
 
 def evaluate(
-    checkpoint: Path,
-    suites: Sequence[str],
-    data: Path,
-    out: Path,
-    *,
-    split: str = "test",
-    limit: int | None = None,
-    max_new_tokens: int = 256,
-    batch_size: int = 16,
-    instruction: str = "reason",
-    seed: int = 0,
-    blank: bool = False,
-    overwrite: bool = False,
+    plan: Plan, pool: Pool, respondent: Respondent, out: Path, *, ranks: Ranks = ALONE, timeout_s: float = 4 * 3600.0
 ) -> dict[str, dict[str, Any]]:
-    """Judge a checkpoint on stored questions, asked at the Medium stage (no box drawn), greedily.
+    """Ask what `plan` wants of the pool and judge what came back.
 
     Args:
-        checkpoint: run folder, step folder or export.
-        suites: names in `SUITES`.
-        data: corpus folder.
-        out: gets one folder per suite.
-        split: split that is asked.
-        limit: at most so many examples a suite, drawn by `seed`; None = all.
-        max_new_tokens: longest completion.
-        batch_size: questions decoded together; changes speed only.
-        instruction: `reason` or `direct`, how each question ends.
-        seed: of the draw of `limit` and of the bootstrap.
-        blank: show a grey picture instead of each image: a floor of the trained model itself, kept apart as SUITE-SPLIT-blank.
-        overwrite: throw away what `out` holds of another checkpoint or other settings.
+        out: gets one folder per suite, and the replies.
+        ranks: this process among those that ask together; rank 0 judges.
+        timeout_s: longest wait for another rank's replies.
 
     Returns:
-        suite -> what its results.json holds.
+        suite -> what its results.json holds; empty on ranks other than 0.
 
     Raises:
-        ValueError: unknown suite, empty split, or `out` holds another evaluation; names the cure.
+        ValueError: as `Plan.check`; `out` holds another evaluation; or the respondent cannot be asked this; names the cure.
+        RuntimeError: another rank ended or hangs.
     """
-    unknown = [name for name in suites if name not in SUITES]
-    if unknown or not suites:
-        raise ValueError(f"--suites {','.join(suites)}: choose from {', '.join(SUITES)}")
-    with_instruction("", instruction)  # refuses an unknown mode before anything is loaded
-    if limit is not None and limit < 1:
-        raise ValueError(f"--limit {limit}: give at least 1, or leave it out for all examples")
-    corpus = Corpus(data)
-    if corpus.count("records", split) == 0:
-        raise ValueError(f"{data}: split {split!r} has no records: choose another with --split or build one")
-    model, folder = open_checkpoint(checkpoint)
-    settings = {
-        "weights": fingerprint(folder),
-        "corpus": sha256_file(data / MANIFEST),
-        "split": split,
-        "limit": limit,
-        "max_new_tokens": max_new_tokens,
-        "instruction": instruction,
-        "stage": "medium",
-        "decoding": "greedy",
-        "blank_image": blank,
-        "fit": model.fit,
-        "box_text": model.box_text.model_dump(mode="json"),
-        "seed": seed,
+    plan.check()
+    plane = ControlPlane(ranks, timeout_s=timeout_s, knob="--timeout")
+    suites = [_suite(name, plan, pool, respondent.square) for name in plan.suites]
+    settings = _settings(plan, pool, respondent)
+    folder = plan.folder(out, "replies")
+    if ranks.is_main:
+        Replies(folder, settings, overwrite=plan.overwrite)
+    plane.largest(0, what="the evaluation folder")
+    replies = Replies(folder, settings)
+    asked = [
+        Asked(example, _blank(ask) if plan.blank else ask)
+        for suite in suites
+        for example in suite.examples
+        for ask in suite.asks(example)
+    ]
+    found = ask_all(asked, respondent, pool.pictures, replies, ranks)
+    plane.largest(0, what="the replies of its share")
+    if not ranks.is_main:
+        return {}
+    found = found if ranks.world_size == 1 else replies.read()
+    return {
+        suite.name: _judge(suite, found, plan, pool, respondent, plan.folder(out, suite.name), settings) for suite in suites
     }
-    pool = load_pool(corpus, split, model.square)
-    sittings = []
-    for name in suites:
-        suite: Suite = SUITES[name](pool)
-        suite.examples = _limited(suite.examples, limit, seed)
-        place = result_folder(out, name, split, blank=blank)
-        sittings.append(_Sitting(suite, place, model, _reopen(place, settings, overwrite=overwrite)))
-    _ask(model, corpus, sittings, settings, batch_size=batch_size)
-    results = {}
-    for sitting in sittings:
-        results[sitting.suite.name] = _finish(sitting, corpus=corpus, checkpoint=checkpoint, settings=settings)
-    return results
 
 
-def result_folder(out: Path, suite: str, split: str, *, blank: bool) -> Path:
-    """Where one suite's results go: OUT/vqa-test, and apart from it OUT/vqa-test-blank."""
-    return out / f"{suite}-{split}{'-blank' if blank else ''}"
+def evaluate_checkpoint(
+    checkpoint: Path,
+    data: Path,
+    out: Path,
+    plan: Plan,
+    decoding: Decoding,
+    *,
+    benchmark: Benchmark = Benchmark(),
+    ranks: Ranks = ALONE,
+    timeout_s: float = 4 * 3600.0,
+) -> dict[str, dict[str, Any]]:
+    """`evaluate` of a run folder, step folder or export on a corpus or a public benchmark.
+
+    Raises:
+        ValueError: as `evaluate`, `open_pool` and `open_checkpoint`.
+    """
+    from eval.model import open_checkpoint
+
+    plan.check()
+    pool = benchmark.open(data, plan.split)  # before the model: a wrong folder is told in a second
+    model = open_checkpoint(checkpoint, decoding, local_rank=ranks.local_rank)
+    noted = replace(plan, notes={"checkpoint": checkpoint.as_posix(), **plan.notes})
+    return evaluate(noted, pool, model, out, ranks=ranks, timeout_s=timeout_s)
 
 
-@dataclass
-class _Sitting:
-    """One suite being judged: its folder and the lines of its predictions.jsonl so far, by example id."""
+def _suite(name: str, plan: Plan, pool: Pool, square: Square) -> Suite:
+    suite: Suite = SUITES[name](pool, Terms(plan.instruction, square))
+    suite.examples = _limited(suite.examples, plan.limit, plan.seed)
+    return suite
 
-    suite: Suite
-    folder: Path
-    model: OpenModel
-    lines: dict[str, dict[str, Any]]
 
-    def missing(self) -> list[Example]:
-        return [example for example in self.suite.examples if example.id not in self.lines]
+def _blank(ask: Ask) -> Ask:
+    return replace(ask, view=View("blank")) if ask.view == STORED else ask
 
-    def add(self, texts: dict[str, str]) -> None:
-        """Judge and append what `texts` answers of the missing examples."""
-        with (self.folder / "predictions.jsonl").open("a", encoding="utf-8") as stream:
-            for example in self.missing():
-                if example.id in texts:
-                    frame = self.model.frame(example.width, example.height)
-                    prediction = read_prediction(texts[example.id], frame, self.model.box_text)
-                    line = _line(example, prediction, self.suite.judge(example, prediction))
-                    self.lines[example.id] = line
-                    stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+def _settings(plan: Plan, pool: Pool, respondent: Respondent) -> dict[str, Any]:
+    """Everything that decides a reply."""
+    return {
+        **respondent.settings,
+        "benchmark": pool.name,
+        "questions": pool.identity,
+        "split": plan.split,
+        "instruction": plan.instruction,
+        "blank_image": plan.blank,
+    }
 
 
 def _limited(examples: list[Example], limit: int | None, seed: int) -> list[Example]:
-    """At most `limit` examples, in their order. The draw is by record, so that suites share the questions they both ask."""
+    """At most `limit` examples, in their order. The draw is by example, so that suites share the questions they both ask."""
     if limit is None or limit >= len(examples):
         return examples
     draw = {example.id: hashlib.blake2b(f"{seed} {example.id}".encode()).digest() for example in examples}
@@ -157,88 +190,61 @@ def _limited(examples: list[Example], limit: int | None, seed: int) -> list[Exam
     return [example for example in examples if example.id in kept]
 
 
-def _reopen(folder: Path, settings: dict[str, Any], *, overwrite: bool) -> dict[str, dict[str, Any]]:
-    """Lines of predictions.jsonl by id; a half-written last line, as a killed process leaves it, is cut off.
+def _judge(
+    suite: Suite,
+    replies: dict[str, Reply],
+    plan: Plan,
+    pool: Pool,
+    respondent: Respondent,
+    folder: Path,
+    settings: dict[str, Any],
+) -> dict[str, Any]:
+    """Scores, predictions, pictures, page and, last, results.json: a folder that has it is complete."""
+    from medclm.checkpoint import package_versions
 
-    Raises:
-        ValueError: the folder holds an evaluation with other settings and `overwrite` is off.
-    """
-    noted = folder / "settings.json"
-    if noted.is_file() and (before := json.loads(noted.read_text(encoding="utf-8"))) != settings:
-        differing = sorted(key for key in settings.keys() | before.keys() if settings.get(key) != before.get(key))
-        if not overwrite:
-            raise ValueError(
-                f"{folder}: holds an evaluation with other {', '.join(differing)}: choose another --out, or replace it with --overwrite"
-            )
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    predictions = folder / "predictions.jsonl"
-    if not noted.is_file() and predictions.is_file():
-        raise ValueError(f"{folder}: predictions.jsonl without settings.json: choose another --out or remove it")
-    write_json(noted, settings)
-    if not predictions.is_file():
-        return {}
-    content = predictions.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        predictions.write_bytes(whole)
-    return {line["id"]: line for line in map(json.loads, whole.decode("utf-8").splitlines())}
-
-
-def _ask(model: OpenModel, corpus: Corpus, sittings: list[_Sitting], settings: dict[str, Any], *, batch_size: int) -> None:
-    """Ask each question once, however many suites want its answer, and hand the texts to all of them as they come."""
-    from medclm.generation import generate
-
-    known = {key: line["text"] for sitting in sittings for key, line in sitting.lines.items()}
-    every = {example.id: example for sitting in sittings for example in sitting.suite.examples}
-    for sitting in sittings:
-        sitting.add(known)
-    unasked = [example for example in every.values() if example.id not in known]
-    size = batch_size * _CHUNK_BATCHES
-    chunks = [unasked[first : first + size] for first in range(0, len(unasked), size)]
-    bar = tqdm(total=len(every), initial=len(every) - len(unasked), unit="question", desc="evaluate", file=sys.stderr)
-    with bar, ThreadPoolExecutor(max_workers=1) as ahead:
-        for requests in _prepared(chunks, model, corpus, settings, ahead):
-            completions = generate(
-                model.network,
-                model.processor,
-                requests,
-                max_new_tokens=settings["max_new_tokens"],
-                batch_size=batch_size,
-                progress=bar.update,
-            )
-            texts = {completion.id: completion.text for completion in completions}
-            for sitting in sittings:
-                sitting.add(texts)
+    said = [_said(example, suite, replies, pool, respondent) for example in suite.examples]
+    judged = suite.judge(suite.examples, said)
+    lines = [_line(*row) for row in zip(suite.examples, said, judged, strict=True)]
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "overlays").mkdir(parents=True)
+    _write_lines(folder / "predictions.jsonl", lines)
+    results = {
+        "suite": suite.name,
+        "benchmark": pool.name,
+        "n": len(lines),
+        "scores": {name: score.as_json() for name, score in summarise(suite, judged, seed=plan.seed).items()},
+        "breakdown": breakdown(suite, judged, seed=plan.seed),
+        "left_out": suite.left_out,
+        **plan.notes,
+        "versions": package_versions(),
+    }
+    _page(folder, suite, lines, results, plan, pool.pictures, settings)
+    write_json(folder / "settings.json", settings | {"limit": plan.limit, "seed": plan.seed})
+    write_json(folder / "results.json", results)
+    return results
 
 
-def _prepared(
-    chunks: list[list[Example]], model: OpenModel, corpus: Corpus, settings: dict[str, Any], ahead: ThreadPoolExecutor
-) -> Iterator[list[Any]]:
-    """The requests of each chunk; the pictures of the next one are read while this one is asked."""
-    coming = None
-    for chunk in chunks:
-        ready, coming = coming, ahead.submit(_requests, chunk, model, corpus, settings)
-        if ready is not None:
-            yield ready.result()
-    if coming is not None:
-        yield coming.result()
+def _said(example: Example, suite: Suite, replies: dict[str, Reply], pool: Pool, respondent: Respondent) -> Said:
+    said = {}
+    for ask in suite.asks(example):
+        frame = None
+        if pool.pictures is not None:
+            frame = respondent.square.frame(pool.pictures.size(ask.view.key(example.picture)))
+        said[ask.name] = read_reply(replies[Asked(example, ask).id], frame, respondent.box_text)
+    return said
 
 
-def _requests(chunk: list[Example], model: OpenModel, corpus: Corpus, settings: dict[str, Any]) -> list[Any]:
-    from medclm.generation import Request
-
-    requests = []
-    for example in chunk:
-        image = corpus.picture(example.image_row)
-        if settings["blank_image"]:
-            image = Image.new("RGB", image.size, (128, 128, 128))
-        question = with_instruction(example.question, settings["instruction"])
-        requests.append(Request(example.id, question, model.frame(*image.size).place(image)))
-    return requests
+def _write_lines(path: Path, lines: Sequence[dict[str, Any]]) -> None:
+    """All lines or no file: what a killed judging leaves is never read as a result."""
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    os.replace(partial, path)
 
 
-def _line(example: Example, prediction: Prediction, values: Values) -> dict[str, Any]:
+def _line(example: Example, said: Said, values: Values) -> dict[str, Any]:
+    """One example as predictions.jsonl has it; what was asked beside the plain question stands under `others`."""
+    first = said[ANSWER] if ANSWER in said else next(iter(said.values()))
+    others = {name: one.text or list(one.option_scores) for name, one in said.items() if one is not first}
     return {
         "id": example.id,
         "patient": example.patient,
@@ -246,32 +252,27 @@ def _line(example: Example, prediction: Prediction, values: Values) -> dict[str,
         "answer_type": example.answer_type,
         "question": example.question,
         "truth": {"answers": list(example.answers), "boxes_xyxy_unit": [list(box) for box in example.boxes_unit]},
-        "text": prediction.text,
-        "parsed": {"answer": prediction.answer, "boxes_xyxy_unit": [list(box) for box in prediction.boxes_unit]},
+        "text": first.text,
+        "parsed": {"answer": first.answer, "boxes_xyxy_unit": [list(box) for box in first.boxes_unit]},
+        **({"others": others} if others else {}),
         "scores": values,
     }
 
 
-def _finish(sitting: _Sitting, *, corpus: Corpus, checkpoint: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """Scores, pictures, report and, last, results.json: a folder that has it is complete."""
-    from medclm.checkpoint import package_versions
-
-    suite, folder = sitting.suite, sitting.folder
-    lines = [sitting.lines[example.id] for example in suite.examples]
-    scores = summarise(suite, [line["scores"] for line in lines], seed=settings["seed"])
-    results = {
-        "suite": suite.name,
-        "n": len(lines),
-        "scores": {name: score.as_json() for name, score in scores.items()},
-        "checkpoint": checkpoint.as_posix(),
-        "versions": package_versions(),
-    }
+def _page(
+    folder: Path,
+    suite: Suite,
+    lines: list[dict[str, Any]],
+    results: dict[str, Any],
+    plan: Plan,
+    pictures: Pictures | None,
+    settings: dict[str, Any],
+) -> None:
     fooled = [line for line in lines if line["scores"].get("right_for_wrong_reason")][:_WRONG_REASON]
-    spread = generator(settings["seed"], "eval.overlays").permutation(len(lines)).tolist()
+    spread = generator(plan.seed, "eval.overlays").permutation(len(lines)).tolist()
     chosen = [lines[i] for i in spread if lines[i] not in fooled][: OVERLAYS - len(fooled)]
     examples = {example.id: example for example in suite.examples}
-    (folder / "overlays").mkdir(exist_ok=True)
-    shown = {line["id"]: _shown(line, examples[line["id"]], folder, corpus) for line in [*fooled, *chosen]}
+    shown = {line["id"]: _shown(line, examples[line["id"]], folder, pictures) for line in [*fooled, *chosen]}
     write_report(
         folder / "report.html",
         results=results,
@@ -280,11 +281,13 @@ def _finish(sitting: _Sitting, *, corpus: Corpus, checkpoint: Path, settings: di
         wrong_reason=[shown[line["id"]] for line in fooled],
         examples=[shown[line["id"]] for line in chosen],
     )
-    write_json(folder / "results.json", results)
-    return results
 
 
-def _shown(line: dict[str, Any], example: Example, folder: Path, corpus: Corpus) -> Shown:
+def _shown(line: dict[str, Any], example: Example, folder: Path, pictures: Pictures | None) -> Shown:
+    if pictures is None:
+        return Shown(
+            id=example.id, picture=None, lines=(example.question, f"Truth: {' | '.join(example.answers)}", line["text"])
+        )
     predicted = [Box(*box) for box in line["parsed"]["boxes_xyxy_unit"]]
     iou = line["scores"].get("mean_iou")
     caption = (
@@ -293,32 +296,8 @@ def _shown(line: dict[str, Any], example: Example, folder: Path, corpus: Corpus)
         f"Model: {line['parsed']['answer'] or 'unparsed'}" + (f"   (IoU {iou:.2f})" if iou is not None else ""),
         line["text"],
     )
-    picture = overlay(
-        corpus.picture(example.image_row), truth_unit=example.boxes_unit, predicted_unit=predicted, caption=caption
-    )
+    picture = overlay(pictures.open(example.picture), truth_unit=example.boxes_unit, predicted_unit=predicted, caption=caption)
     name = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in example.id)[:80]
     path = folder / "overlays" / f"{name}.png"
     picture.save(path)
     return Shown(id=example.id, picture=path, lines=(example.question,))
-
-
-def track(
-    tracker: Tracker, results: dict[str, dict[str, Any]], checkpoint: Path, out: Path, *, split: str, blank: bool = False
-) -> None:
-    """Log finished results as SUITE/SCORE at the step of the checkpoint, with results.json and a few pictures."""
-    from medclm.checkpoint import export_settings, exported
-
-    step = int(export_settings(exported(checkpoint)).get("step", 0))
-    for name, result in results.items():
-        folder = result_folder(out, name, split, blank=blank)
-        tracker.log(
-            step,
-            {
-                f"{name}{'-blank' if blank else ''}/{key}": score["value"]
-                for key, score in result["scores"].items()
-                if score["value"] is not None
-            },
-        )
-        tracker.artifact(folder / "results.json", folder.name)
-        for path in sorted((folder / "overlays").glob("*.png"))[:_TRACKED_PICTURES]:
-            tracker.picture(path, f"{folder.name}/overlays")

@@ -1,92 +1,54 @@
-"""What a suite is: examples with their truth, a judge of one prediction, and metrics as formulas of means.
+"""What a suite is: what it asks about each example, a judge of what was said, and metrics over the judged examples.
 
 A floor is the same metric of the same examples when an image-free guess answers them, so a score and its floor are always
-comparable. Reads corpora; knows nothing of models, generation or report files.
+comparable. Knows nothing of models, generation, files or report pages.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from medclm.data.frame import ImageFrame
-from medclm.data.shards import Corpus
-from medclm.metrics.boxes import size_stratum
-from medclm.metrics.intervals import Formula, bootstrap_ci95, estimate, first_column
-from medclm.metrics.parsing import alternatives
-from medclm.types import Box
+from eval.example import Ask, Example, Said, Terms, Values
+from eval.pool import Pool
+from medclm.data.render import with_instruction
+from medclm.metrics.intervals import Formula, bootstrap_ci95, bootstrap_rows_ci95, estimate, first_column
 
-FLOOR_RECORDS = 20_000
-"""At most this many training records, evenly spread, are read for image-free guesses."""
+ANSWER = "answer"
+"""Name of the plain question, asked of the picture as stored: shared by the suites that need no other."""
 
-_IMPORTED = "published"
-"""Writer of records whose texts came from elsewhere, each with one box, whatever else of its class the image shows."""
+FEWEST_IN_GROUP = 10
+"""A subgroup with fewer examples is counted and not scored."""
 
-
-class Square(NamedTuple):
-    """The model's square picture, as far as judging needs it: boxes are counted by size in its patches."""
-
-    side: int
-    patch_size: int
-    fit: Any
-    """`pad` or `stretch`, as data.fit."""
-
-
-@dataclass(frozen=True)
-class Example:
-    """A record asked at the Medium stage: about the whole image, no box drawn."""
-
-    id: str
-    patient: str
-    question_kind: str
-    answer_type: str
-    question: str
-    """Without its response instruction."""
-    image_row: int
-    width: int
-    height: int
-    """Of the stored image, in pixels."""
-    answers: tuple[str, ...]
-    """Accepted alternatives."""
-    boxes_unit: tuple[Box, ...]
-    """All lesions the question is about: of the asked class in the image, or the one that the question singles out."""
-    strata: tuple[str, ...]
-    """Size stratum of each box."""
-    domain: str
-    boxes_known: bool
-    """False where a lesion it is about has no box, so that the true boxes are not known."""
-    lists_boxes: bool
-    """The reference rationale writes boxes: it does not for `no finding` and for crowds of lesions."""
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a completion, or a guess, says."""
-
-    text: str
-    answer: str | None
-    """None = unparsed."""
-    boxes_unit: tuple[Box, ...]
-    """Distinct boxes of the whole completion, in order."""
-    boxes_in_rationale: int = 0
-
-
-Values = dict[str, float]
-"""Per-example values by the name of the mean they enter; what does not apply is absent."""
+Statistic = Callable[[np.ndarray], float]
+"""(n, K) values of n examples -> score; for what is no formula of means, such as the area under a curve."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A score: a formula of the means of per-example values."""
+    """A score: a formula of the means of per-example values, or a statistic of the whole table of them."""
 
     name: str
     columns: tuple[str, ...]
     formula: Formula = first_column
     has_floor: bool = True
+    statistic: Statistic | None = None
+    """Takes the place of `formula`."""
+
+    def of(self, values: np.ndarray) -> float | None:
+        """The score of (n, K) values; None where it is undefined."""
+        value = self.statistic(values) if self.statistic else estimate(values, self.formula)
+        return float(value) if np.isfinite(value) else None
+
+    def ci95(self, values: np.ndarray, patients: Sequence[str], *, seed: int) -> tuple[float, float] | None:
+        """Interval over patients."""
+        if self.statistic:
+            return bootstrap_rows_ci95(values, patients, statistic=self.statistic, seed=seed)
+        return bootstrap_ci95(values, patients, formula=self.formula, seed=seed)
 
 
 @dataclass(frozen=True)
@@ -106,33 +68,34 @@ class Score:
         return {"value": self.value, "ci95": ci95, "floor": self.floor, "n": self.n}
 
 
-@dataclass(frozen=True)
-class Pool:
-    """What the suites of one evaluation choose from."""
-
-    asked: list[Example]
-    """Examples of the judged split, in row order."""
-    train: list[Example]
-    """Training examples to guess from, evenly spread; empty where there is no train split."""
-    left_out: dict[str, int]
-    """Records of the judged split that cannot be asked, by reason."""
-
-
 class Suite(Protocol):
-    """One kind of judgement over a pool; made from it."""
+    """One kind of judgement over a pool; made from it and from the terms of asking."""
 
     name: str
     examples: list[Example]
     left_out: dict[str, int]
-    """Records of the split that this suite does not ask, by reason."""
+    """Examples of the pool that this suite does not ask, by reason."""
+    headline: tuple[str, ...]
+    """Metrics that stand for the suite: shown by subgroup."""
 
     def metrics(self) -> list[Metric]: ...
 
-    def guess(self, example: Example) -> Prediction | None:
-        """The image-free answer, or None where training holds nothing to guess from."""
+    def asks(self, example: Example) -> Sequence[Ask]:
+        """What is asked about an example."""
         ...
 
-    def judge(self, example: Example, prediction: Prediction) -> Values: ...
+    def guess(self, example: Example) -> Said | None:
+        """The image-free replies, or None where training holds nothing to guess from."""
+        ...
+
+    def judge(self, examples: Sequence[Example], said: Sequence[Said]) -> list[Values]:
+        """The values of each example; what compares examples with each other is taken over the given ones."""
+        ...
+
+
+def plain_ask(example: Example, terms: Terms) -> Ask:
+    """The example's own question about the picture as stored."""
+    return Ask(ANSWER, with_instruction(example.question, terms.instruction))
 
 
 def plain(*names: str, has_floor: bool = True) -> list[Metric]:
@@ -150,113 +113,63 @@ def table(rows: Sequence[Values], columns: Sequence[str]) -> np.ndarray:
 def summarise(suite: Suite, judged: Sequence[Values], *, seed: int) -> dict[str, Score]:
     """Every score of a suite; `judged` are the values of `suite.examples`, in order."""
     patients = [example.patient for example in suite.examples]
-    guesses = [(example, suite.guess(example)) for example in suite.examples]
-    guessed = [suite.judge(example, guess) if guess else {} for example, guess in guesses]
+    guessed = _guessed(suite)
     scores = {}
     for metric in suite.metrics():
         values = table(judged, metric.columns)
-        floor = _known(estimate(table(guessed, metric.columns), metric.formula)) if metric.has_floor else None
-        value = _known(estimate(values, metric.formula))
-        ci95 = None if value is None else bootstrap_ci95(values, patients, formula=metric.formula, seed=seed)
+        floor = metric.of(table(guessed, metric.columns)) if metric.has_floor else None
+        value = metric.of(values)
+        ci95 = None if value is None else metric.ci95(values, patients, seed=seed)
         scores[metric.name] = Score(value=value, ci95=ci95, floor=floor, n=int(np.isfinite(values).any(axis=1).sum()))
     return scores
 
 
-def _known(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
+def _guessed(suite: Suite) -> list[Values]:
+    """The values of the guesses; empty where there is no guess."""
+    guesses = [suite.guess(example) for example in suite.examples]
+    made = [(at, guess) for at, guess in enumerate(guesses) if guess is not None]
+    values: list[Values] = [{} for _ in guesses]
+    judged = suite.judge([suite.examples[at] for at, _ in made], [guess for _, guess in made]) if made else []
+    for (at, _), found in zip(made, judged, strict=True):
+        values[at] = found
+    return values
 
 
-_COLUMNS = [
-    "record_id",
-    "image_row",
-    "annotation_rows",
-    "question_kind",
-    "writer",
-    "domain",
-    "question_medium",
-    "rationale_medium",
-    "answer_medium",
-    "answers_medium",
-    "answer_type_medium",
-]
+def breakdown(suite: Suite, judged: Sequence[Values], *, seed: int) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
+    """Headline scores by subgroup: dimension -> group -> score name -> as `Score.as_json`, without floor.
 
-
-def load_pool(corpus: Corpus, split: str, square: Square) -> Pool:
-    """Every record of `split` that is offered at Medium, and training records to guess from.
-
-    Raises:
-        ValueError: no such split, or it has no records.
+    A dimension in which all examples are in one group is left out; a group below `FEWEST_IN_GROUP` examples has its number and
+    no value.
     """
-    total = corpus.count("records", split)
-    if total == 0:
-        raise ValueError(f"{corpus.folder}: split {split!r} has no records: choose another with --split or build one")
-    lesions = _Lesions(corpus)
-    asked = [_example(corpus, record, lesions, square) for record in _offered(corpus, split, 1)]
-    stride = max(1, -(-corpus.count("records", "train") // FLOOR_RECORDS))
-    train = [_example(corpus, record, lesions, square) for record in _offered(corpus, "train", stride)]
-    left_out = {"not offered at Medium": total - len(asked)} if total > len(asked) else {}
-    return Pool(asked=asked, train=train, left_out=left_out)
+    members: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for at, example in enumerate(suite.examples):
+        for dimension, group in subgroups(example).items():
+            members[dimension][group].append(at)
+    chosen = [metric for metric in suite.metrics() if metric.name in suite.headline]
+    return {
+        dimension: {
+            group: {metric.name: _group_score(metric, suite, judged, rows, seed) for metric in chosen}
+            for group, rows in sorted(groups.items())
+        }
+        for dimension, groups in sorted(members.items())
+        if len(groups) > 1
+    }
 
 
-def _offered(corpus: Corpus, split: str, stride: int) -> Iterator[dict[str, Any]]:
-    """Every `stride`-th record of a split, if it is offered at Medium."""
-    position = 0
-    for batch in corpus.scan("records", _COLUMNS, split):
-        for record in batch.to_pylist():
-            if position % stride == 0 and record["question_medium"] and record["answer_medium"]:
-                yield record
-            position += 1
+def _group_score(metric: Metric, suite: Suite, judged: Sequence[Values], rows: list[int], seed: int) -> dict[str, Any]:
+    values = table([judged[at] for at in rows], metric.columns)
+    number = int(np.isfinite(values).any(axis=1).sum())
+    enough = number >= FEWEST_IN_GROUP
+    value = metric.of(values) if enough else None
+    patients = [suite.examples[at].patient for at in rows]
+    ci95 = metric.ci95(values, patients, seed=seed) if value is not None else None
+    return Score(value=value, ci95=ci95, floor=None, n=number).as_json()
 
 
-def _example(corpus: Corpus, record: dict[str, Any], lesions: _Lesions, square: Square) -> Example:
-    if "<box:" in record["question_medium"]:
-        raise ValueError(
-            f"record {record['record_id']}: question_medium points at a box, but Medium draws and writes none: rebuild it"
-        )
-    image = corpus.row("images", record["image_row"], ["width", "height", "patient", "image_id"])
-    boxes, boxes_known = lesions.asked(record)
-    frame = ImageFrame(image["width"], image["height"], side=square.side, fit=square.fit)
-    sides = [frame.to_square_px(box) for box in boxes]
-    accepted = [record["answer_medium"], *(record["answers_medium"] or [])]
-    return Example(
-        id=record["record_id"],
-        patient=image["patient"] or image["image_id"],
-        question_kind=record["question_kind"],
-        answer_type=record["answer_type_medium"] or "open",
-        question=record["question_medium"],
-        image_row=record["image_row"],
-        width=image["width"],
-        height=image["height"],
-        answers=tuple(alternatives(accepted)),
-        boxes_unit=tuple(boxes),
-        strata=tuple(size_stratum(min(box.width, box.height) / square.patch_size) for box in sides),
-        domain=record["domain"],
-        boxes_known=boxes_known,
-        lists_boxes="<box:" in (record["rationale_medium"] or ""),
-    )
+def subgroups(example: Example) -> Mapping[str, str]:
+    """Every dimension an example can be grouped by."""
+    named = {"domain": example.domain, "question kind": example.question_kind, "language": example.language}
+    return {name: value for name, value in named.items() if value} | dict(example.groups)
 
 
-class _Lesions:
-    """Lesion boxes of a corpus by image and class."""
-
-    def __init__(self, corpus: Corpus) -> None:
-        self._corpus = corpus
-        self._by_image: dict[int, list[tuple[str, Box]]] = defaultdict(list)
-        for batch in corpus.scan("annotations", ["image_row", "lesion_class", "box_role", "box_xyxy_unit"]):
-            for row in batch.to_pylist():
-                if row["box_role"] == "lesion" and row["box_xyxy_unit"]:
-                    self._by_image[row["image_row"]].append((row["lesion_class"], Box(*row["box_xyxy_unit"])))
-
-    def asked(self, record: dict[str, Any]) -> tuple[list[Box], bool]:
-        """The true boxes of a question, and whether all of them are known.
-
-        Our writers store with a record exactly the lesions that its Medium question is about: all of the asked class, or the
-        one it singles out (`the largest`). An imported record has one box, and its image's others of that class count too.
-        """
-        rows = self._corpus.rows("annotations", record["annotation_rows"], ["lesion_class", "box_role", "box_xyxy_unit"])
-        own = [row["box_xyxy_unit"] for row in rows if row["box_role"] == "lesion"]
-        boxes = [Box(*box) for box in own if box]
-        if record["writer"] == _IMPORTED:
-            classes = {row["lesion_class"] for row in rows if row["box_role"] == "lesion"}
-            boxes = [box for lesion_class, box in self._by_image[record["image_row"]] if lesion_class in classes]
-        return boxes, all(own)
+__all__ = ["ANSWER", "Metric", "Pool", "Score", "Suite", "breakdown", "plain", "plain_ask", "subgroups", "summarise", "table"]

@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from medclm.config import TrackingSection
 from medclm.metrics.intervals import Paired, paired_test
+
+if TYPE_CHECKING:
+    from eval.runner import Plan
+
+_TRACKED_PICTURES = 6
 
 
 def print_scores(results: Mapping[str, Mapping[str, Any]]) -> None:
@@ -25,6 +31,43 @@ def print_scores(results: Mapping[str, Mapping[str, Any]]) -> None:
                 interval = "–" if entry["ci95"] is None else "{:.3f} to {:.3f}".format(*entry["ci95"])
                 table.add_row(score, _number(entry["value"]), interval, _number(entry["floor"]), str(entry["n"]))
         Console().print(table)
+
+
+def print_layouts() -> None:
+    """The public benchmarks that can be read, and what each folder holds."""
+    from eval.layouts.layout import find_layouts
+
+    table = Table("layout", "what it is", "what the folder holds")
+    table.add_row("corpus", "a corpus of launch/corpus.py build", "manifest.json and its shards")
+    for layout in find_layouts().values():
+        table.add_row(layout.name, layout.about, layout.expects)
+    Console().print(table)
+
+
+def tracked(
+    results: Mapping[str, Mapping[str, Any]], plan: Plan, checkpoint: Path, out: Path, section: TrackingSection, runs: Path
+) -> None:
+    """Log finished results as SUITE/SCORE at the checkpoint's step, with results.json and a few pictures.
+
+    They go to the run that made the checkpoint, or to one of their own where that is not in this store.
+    """
+    from medclm.checkpoint import export_settings, exported
+    from medclm.tracking import Tracker, stored_run_id
+
+    step = int(export_settings(exported(checkpoint)).get("step", 0))
+    with Tracker(out, section, runs) as tracker:
+        run_id = stored_run_id(checkpoint, tracker.uri)
+        if run_id is None:
+            tracker.start(f"eval {checkpoint.name}", {"checkpoint": checkpoint.as_posix(), "split": plan.split})
+        else:
+            tracker.attach(run_id)
+        for name, result in results.items():
+            suite, folder = f"{name}{'-blank' if plan.blank else ''}", plan.folder(out, name)
+            scores = {f"{suite}/{key}": score["value"] for key, score in result["scores"].items() if score["value"] is not None}
+            tracker.log(step, scores)
+            tracker.artifact(folder / "results.json", folder.name)
+            for path in sorted((folder / "overlays").glob("*.png"))[:_TRACKED_PICTURES]:
+                tracker.picture(path, f"{folder.name}/overlays")
 
 
 def print_learned(run: Path) -> None:

@@ -1,6 +1,8 @@
-"""Evaluate: how good a checkpoint is on stored questions it has not been trained on.
+"""Evaluate: how good a checkpoint is on questions it has not been trained on: our own corpora and public benchmarks.
 
     python launch/evaluate.py --checkpoint runs/demo --suites vqa,grounding --data runs/demo/corpus --out runs/demo/eval
+    python launch/evaluate.py --checkpoint runs/demo --suites vqa --data "VQA_RAD" --out runs/demo/eval-rad
+    torchrun --nproc-per-node 4 launch/evaluate.py ...                    four ranks ask, rank 0 judges
 
 Writes OUT/SUITE-SPLIT/{results.json, predictions.jsonl, report.html, overlays/*.png}. A killed evaluation goes on when the
 same command is given again. Research use only, not a medical device.
@@ -15,6 +17,7 @@ sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 import argparse
 from pathlib import Path
 
+from eval.decoding import Decoding
 from medclm.config import TrackingSection
 
 
@@ -22,9 +25,10 @@ def arguments(given: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    add = parser.add_argument
+    asking = parser.add_argument_group("what is asked, of whom")
+    add = asking.add_argument
     add("--checkpoint", type=Path, required=True, help="run folder (its newest step), step folder, or export")
-    add("--data", type=Path, required=True, help="corpus folder with manifest.json")
+    add("--data", type=Path, required=True, help="corpus folder with manifest.json, or folder or file of a public benchmark")
     add("--out", type=Path, required=True, help="folder that gets one folder per suite")
     add(
         "--suites",
@@ -33,6 +37,11 @@ def arguments(given: list[str]) -> argparse.Namespace:
     )
     add("--split", default="test", help="split that is asked (default: test)")
     add("--limit", type=int, help="at most so many questions a suite, a fixed draw (default: all)")
+    add("--layout", default="auto", help="form of --data where it is not plain from its files; --layout list shows all")
+    add("--images", type=Path, help="folder of a benchmark's pictures, if not where its layout has them")
+    add("--window", type=float, nargs=2, metavar=("CENTRE", "WIDTH"), help="grey values shown of 16-bit pictures")
+    answering = parser.add_argument_group("how it answers")
+    add = answering.add_argument
     add(
         "--instruction",
         default="reason",
@@ -40,10 +49,14 @@ def arguments(given: list[str]) -> argparse.Namespace:
         help="reason: box and chain of thought, then the answer",
     )
     add("--max-new-tokens", type=int, default=256, help="longest completion in tokens (default: 256)")
+    add("--temperature", type=float, default=0.0, help="0 = the likeliest token (default); above: sampled by --seed")
     add("--batch-size", type=int, default=16, help="questions decoded together; changes speed only (default: 16)")
-    add("--seed", type=int, default=0, help="of the draw of --limit and of the intervals (default: 0)")
+    add("--seed", type=int, default=0, help="of the draw of --limit, of the intervals, of sampled tokens (default: 0)")
     add("--blank", action="store_true", help="show grey pictures instead: what the model says without looking, kept apart")
     add("--overwrite", action="store_true", help="replace what --out holds of another checkpoint or other settings")
+    add("--timeout", type=float, default=4 * 3600.0, help="longest wait for another rank, in seconds (default: 14400)")
+    tracking = parser.add_argument_group("where results go beside --out")
+    add = tracking.add_argument
     add("--tracking-uri", default="", help="MLflow store; empty = mlflow.db in --runs; off = none")
     add("--experiment", default=TrackingSection().experiment, help="MLflow experiment for a checkpoint of no tracked run")
     add("--runs", type=Path, default=Path("runs"), help="folder with the default store (default: runs)")
@@ -51,34 +64,41 @@ def arguments(given: list[str]) -> argparse.Namespace:
 
 
 def main(given: list[str]) -> int:
-    chosen = arguments(given)
-    from eval.runner import evaluate, track  # torch and transformers: seconds that --help need not pay
-    from eval.summary import print_scores
-    from medclm.tracking import Tracker, stored_run_id
+    if "--layout=list" in given or ("--layout" in given and given[given.index("--layout") + 1 :][:1] == ["list"]):
+        from eval.summary import print_layouts
 
-    results = evaluate(
-        chosen.checkpoint,
-        [name.strip() for name in chosen.suites.split(",") if name.strip()],
-        chosen.data,
-        chosen.out,
+        print_layouts()
+        return 0
+    chosen = arguments(given)
+    from eval.runner import Benchmark, Plan, evaluate_checkpoint  # torch: seconds that --help need not pay
+    from eval.summary import print_scores, tracked
+    from medclm.distributed import joined
+
+    plan = Plan(
+        suites=tuple(name.strip() for name in chosen.suites.split(",") if name.strip()),
         split=chosen.split,
         limit=chosen.limit,
-        max_new_tokens=chosen.max_new_tokens,
-        batch_size=chosen.batch_size,
         instruction=chosen.instruction,
         seed=chosen.seed,
         blank=chosen.blank,
         overwrite=chosen.overwrite,
     )
-    with Tracker(chosen.out, TrackingSection(uri=chosen.tracking_uri, experiment=chosen.experiment), chosen.runs) as tracker:
-        run_id = stored_run_id(chosen.checkpoint, tracker.uri)
-        if run_id is None:
-            tracker.start(f"eval {chosen.checkpoint.name}", {"checkpoint": chosen.checkpoint.as_posix(), "split": chosen.split})
-        else:
-            tracker.attach(run_id)
-        track(tracker, results, chosen.checkpoint, chosen.out, split=chosen.split, blank=chosen.blank)
-    print_scores(results)
-    print(f"reports: {chosen.out}/*/report.html")
+    with joined(timeout_s=chosen.timeout) as ranks:
+        results = evaluate_checkpoint(
+            chosen.checkpoint,
+            chosen.data,
+            chosen.out,
+            plan,
+            Decoding(chosen.max_new_tokens, chosen.batch_size, chosen.temperature, chosen.seed),
+            benchmark=Benchmark(chosen.layout, chosen.images, tuple(chosen.window) if chosen.window else None),
+            ranks=ranks,
+            timeout_s=chosen.timeout,
+        )
+        if ranks.is_main:
+            section = TrackingSection(uri=chosen.tracking_uri, experiment=chosen.experiment)
+            tracked(results, plan, chosen.checkpoint, chosen.out, section, chosen.runs)
+            print_scores(results)
+            print(f"reports: {chosen.out}/*/report.html")
     return 0
 
 

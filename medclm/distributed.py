@@ -50,6 +50,23 @@ class Ranks:
         return cls(rank=rank, local_rank=local_rank, world_size=world)
 
 
+@contextlib.contextmanager
+def joined(*, timeout_s: float) -> Iterator[Ranks]:
+    """This process among its peers, on a gloo group that a launcher's environment describes; alone without a launcher.
+
+    For programs without DeepSpeed, which brings its own group (medclm/engine.py).
+    """
+    ranks = Ranks.from_environment()
+    if ranks.world_size == 1:
+        yield ranks
+        return
+    dist.init_process_group("gloo", timeout=timedelta(seconds=timeout_s))
+    try:
+        yield ranks
+    finally:
+        dist.destroy_process_group()
+
+
 class ControlPlane:
     """Gather to rank 0, broadcast from it, and agree: for small messages of a fixed length. A no-op in a single process.
 
@@ -57,11 +74,13 @@ class ControlPlane:
     that all ranks have the same lengths (medclm/curriculum/service.py greets).
     """
 
-    def __init__(self, ranks: Ranks, *, timeout_s: float) -> None:
-        self.ranks, self.timeout_s = ranks, timeout_s
+    def __init__(self, ranks: Ranks, *, timeout_s: float, knob: str = "curriculum.timeout_s") -> None:
+        """`knob`: what a user raises for a longer wait."""
+        self.ranks, self.timeout_s, self._knob = ranks, timeout_s, knob
         self._group = None
         if ranks.world_size > 1:
-            self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+            with self._watch("all ranks to join"):
+                self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
 
     def gather(self, message: np.ndarray, *, what: str) -> np.ndarray | None:
         """The messages (R, L) uint8 of all ranks on rank 0, in order; None elsewhere.
@@ -124,7 +143,7 @@ class ControlPlane:
             address = re.search(r"\[[^\]/]+\]:\d+", text)
             if "imed out" in text or "timeout" in text:
                 fault = f"no answer within {self.timeout_s:g} s"
-                cure = "a rank hangs, died or raised: look for the first error in its log; if it is slow, raise curriculum.timeout_s"
+                cure = "a rank hangs, died or raised: look for the first error in its log; if it is slow, raise " + self._knob
             elif "losed" in text or "reset" in text:
                 fault = "lost the connection to another rank" + (f" ({address[0]})" if address else "")
                 cure = "its process died or raised: look for the first error in its log"

@@ -43,6 +43,10 @@ class Completion:
     """Number of generated tokens, the end of sequence included."""
     stopped: bool
     """Ended by itself; False = cut at `max_new_tokens`."""
+    ids: tuple[int, ...]
+    """Of the generated tokens."""
+    scores: tuple[float, ...]
+    """Natural log-probability of each generated token under the network (not under the temperature)."""
 
 
 @torch.inference_mode()
@@ -72,7 +76,7 @@ def generate(
     """
     if max_new_tokens < 1 or batch_size < 1 or temperature < 0:
         raise ValueError(f"{max_new_tokens=}, {batch_size=}, {temperature=}: give at least 1, 1 and 0")
-    prompts = [_prompt(processor, request) for request in requests]
+    prompts = [prompt_ids(processor, request) for request in requests]
     order = sorted(range(len(requests)), key=lambda index: len(prompts[index]))  # neighbours of one length: little padding
     completions: dict[int, Completion] = {}
     was_training = model.training
@@ -83,9 +87,15 @@ def generate(
             pick = _greedy if temperature == 0 else _sampler([requests[i].id for i in chosen], temperature, seed)
             pixels = np.stack([processor.pixel_values(requests[i].image) for i in chosen])
             written = _decode(model, processor, [prompts[i] for i in chosen], pixels, pick, max_new_tokens)
-            for index, ids in zip(chosen, written, strict=True):
-                stopped = ids[-1] == processor.eos_id
-                completions[index] = Completion(requests[index].id, processor.decode(ids), len(ids), stopped)
+            for index, (ids, scores) in zip(chosen, written, strict=True):
+                completions[index] = Completion(
+                    id=requests[index].id,
+                    text=processor.decode(ids),
+                    tokens=len(ids),
+                    stopped=ids[-1] == processor.eos_id,
+                    ids=tuple(ids),
+                    scores=tuple(scores),
+                )
             if progress is not None:
                 progress(len(chosen))
     finally:
@@ -93,13 +103,26 @@ def generate(
     return [completions[index] for index in range(len(requests))]
 
 
-def _prompt(processor: Processor, request: Request) -> list[int]:
+def prompt_ids(processor: Processor, request: Request) -> list[int]:
+    """Token ids of a request's framed question.
+
+    Raises:
+        ValueError: the question spoils the image span; names the request.
+    """
     try:
         ids = processor.prompt_ids(request.question)
         processor.check_image_span(ids)
     except ValueError as error:
         raise ValueError(f"request {request.id}: {error}") from error
     return ids
+
+
+def padded_prompts(prompts: list[list[int]], pad_id: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B, T) int64 ids padded on the left, so that all prompts end together, and the (B, T) int64 mask of the real ones."""
+    longest = max(map(len, prompts))
+    ids_bt = torch.tensor([[pad_id] * (longest - len(ids)) + ids for ids in prompts], device=device)
+    mask_bt = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts], device=device)
+    return ids_bt, mask_bt
 
 
 def _decode(
@@ -109,18 +132,16 @@ def _decode(
     pixels_bchw: np.ndarray,
     pick: Callable[[torch.Tensor, int], torch.Tensor],
     max_new_tokens: int,
-) -> list[list[int]]:
-    """Generated ids of one batch, each up to and including its end of sequence."""
+) -> list[tuple[list[int], list[float]]]:
+    """Generated ids of one batch, each up to and including its end of sequence, and their log-probabilities."""
     device = next(model.parameters()).device
-    longest = max(map(len, prompts))
-    padded = [[processor.pad_id] * (longest - len(ids)) + ids for ids in prompts]
-    ids_bt = torch.tensor(padded, device=device)
-    mask_bt = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts], device=device)
+    ids_bt, mask_bt = padded_prompts(prompts, processor.pad_id, device)
     positions_bt = (mask_bt.cumsum(1) - 1).clamp(min=0)
     inputs: dict[str, Any] = {"input_ids": ids_bt, "pixel_values": torch.from_numpy(pixels_bchw).to(device)}
     cache = None
     running_b = torch.ones(len(prompts), dtype=torch.bool, device=device)
     written: list[torch.Tensor] = []
+    scored: list[torch.Tensor] = []
     for step in range(max_new_tokens):
         out = model(
             **inputs,
@@ -131,15 +152,18 @@ def _decode(
             logits_to_keep=1,
         )
         cache = out.past_key_values
-        next_b = pick(out.logits[:, -1].float(), step).masked_fill(~running_b, processor.eos_id)
+        logits_bv = out.logits[:, -1].float()
+        next_b = pick(logits_bv, step).masked_fill(~running_b, processor.eos_id)
         written.append(next_b)
+        scored.append(logits_bv.gather(1, next_b[:, None])[:, 0] - logits_bv.logsumexp(-1))
         running_b = running_b & (next_b != processor.eos_id)
         if not running_b.any():
             break
         inputs = {"input_ids": next_b[:, None]}
         mask_bt = torch.cat([mask_bt, mask_bt.new_ones(len(prompts), 1)], dim=1)
         positions_bt = positions_bt[:, -1:] + 1
-    return [_cut(row, processor.eos_id) for row in torch.stack(written, dim=1).tolist()]
+    rows = [_cut(row, processor.eos_id) for row in torch.stack(written, dim=1).tolist()]
+    return [(ids, found[: len(ids)]) for ids, found in zip(rows, torch.stack(scored, dim=1).tolist(), strict=True)]
 
 
 def _cut(ids: list[int], eos_id: int) -> list[int]:
@@ -165,4 +189,4 @@ def _sampler(ids: list[str], temperature: float, seed: int) -> Callable[[torch.T
     return pick
 
 
-__all__ = ["Completion", "Request", "generate"]
+__all__ = ["Completion", "Request", "generate", "padded_prompts", "prompt_ids"]

@@ -25,6 +25,7 @@ LAYERS = (
         "medclm.tracking",
         "medclm.tracked_runs",
         "medclm.generation",
+        "medclm.likelihood",
         "medclm.curriculum.service",
         "medclm.curriculum.log",
         "medclm.testing",

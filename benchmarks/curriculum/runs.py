@@ -81,7 +81,8 @@ class Job:
 
 def take(job: Job, *, corpus: Path, judged_on: Path) -> dict[str, Any]:
     """Train and judge; the result as one JSON-ready tree. Call it in a process of its own (DeepSpeed keeps global state)."""
-    from eval.runner import evaluate
+    from eval.decoding import Decoding
+    from eval.runner import Plan, evaluate_checkpoint
     from medclm.engine import disconnect
     from train.build import build_run
     from train.loop import train
@@ -102,15 +103,12 @@ def take(job: Job, *, corpus: Path, judged_on: Path) -> dict[str, Any]:
     run.export()
     run.close()
     disconnect()
-    evaluate(
+    evaluate_checkpoint(
         WORK / name / "export",
-        ["vqa", "grounding"],
         judged_on,
         WORK / name / "eval",
-        limit=job.questions,
-        max_new_tokens=96,
-        batch_size=64,
-        instruction=job.instruction,
+        Plan(suites=("vqa", "grounding"), limit=job.questions, instruction=job.instruction),
+        Decoding(max_new_tokens=96, batch_size=64),
     )
     result = {
         "key": job.key,

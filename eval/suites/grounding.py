@@ -7,8 +7,11 @@ is a false positive. The headline `answer_and_box` needs both halves to be right
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
-from eval.suite import Example, Metric, Pool, Prediction, Values, plain
+from eval.example import Ask, Example, Prediction, Said, Terms, Values
+from eval.pool import Pool
+from eval.suite import ANSWER, Metric, plain, plain_ask
 from eval.suites.vqa import Answers
 from medclm.metrics import boxes
 from medclm.metrics.floors import MedianBox
@@ -20,14 +23,16 @@ BOX_WRONG = 0.1
 
 
 class GroundingSuite:
-    """Every record of the split that asks for lesion boxes or has none to find."""
+    """Every example that asks for lesion boxes or has none to find."""
 
     name = "grounding"
+    headline = ("answer_and_box", "mean_iou", "right_for_wrong_reason")
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, terms: Terms) -> None:
         reasons = Counter(reason for one in pool.asked if (reason := _unasked(one)))
         self.examples = [one for one in pool.asked if not _unasked(one)]
         self.left_out = pool.left_out | dict(reasons)
+        self._terms, self._pictures = terms, pool.pictures
         self._answers = Answers(pool)
         self._median = MedianBox((one.question, box) for one in pool.train if not _unasked(one) for box in one.boxes_unit)
 
@@ -40,11 +45,17 @@ class GroundingSuite:
             *plain(*strata),
         ]
 
-    def guess(self, example: Example) -> Prediction | None:
-        box = self._median.guess(example.question)
-        return None if box is None else Prediction(text="", answer=self._answers.guess(example), boxes_unit=(box,))
+    def asks(self, example: Example) -> Sequence[Ask]:
+        return [plain_ask(example, self._terms)]
 
-    def judge(self, example: Example, prediction: Prediction) -> Values:
+    def guess(self, example: Example) -> Said | None:
+        box = self._median.guess(example.question)
+        return None if box is None else {ANSWER: Prediction(answer=self._answers.guess(example), boxes_unit=(box,))}
+
+    def judge(self, examples: Sequence[Example], said: Sequence[Said]) -> list[Values]:
+        return [self._judge(example, one[ANSWER]) for example, one in zip(examples, said, strict=True)]
+
+    def _judge(self, example: Example, prediction: Prediction) -> Values:
         said = boxes.as_array(prediction.boxes_unit)
         if not example.boxes_unit:
             return {"false_positive_rate": float(len(said) > 0), "boxes_on_empty": float(len(said))}
@@ -64,13 +75,22 @@ class GroundingSuite:
         if right is not None:
             values["answer_and_box"] = float(bool(right) and iou >= BOX_RIGHT)
             values["right_for_wrong_reason"] = float(bool(right) and iou < BOX_WRONG)
-        return values | _by_size(boxes.matched_iou(said, truth).tolist(), example.strata)
+        return values | _by_size(boxes.matched_iou(said, truth).tolist(), self._strata(example))
+
+    def _strata(self, example: Example) -> tuple[str, ...]:
+        """Size stratum of each true box, in patches of the model; empty where no picture tells how large the boxes are shown."""
+        if self._pictures is None:
+            return ()
+        square = self._terms.square
+        frame = square.frame(self._pictures.size(example.picture))
+        shown = [frame.to_square_px(box) for box in example.boxes_unit]
+        return tuple(boxes.size_stratum(min(box.width, box.height) / square.patch_size) for box in shown)
 
 
 def _unasked(example: Example) -> str:
     """Why an example has no place here, or nothing."""
     if not example.boxes_known:
-        return "lesions without a box"
+        return "boxes not known"
     if example.boxes_unit and not example.lists_boxes:
         return "more lesions than a text lists"
     if example.lists_boxes and not example.boxes_unit:

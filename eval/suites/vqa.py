@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from eval.suite import Example, Metric, Pool, Prediction, Values, plain
+from eval.example import Ask, Example, Prediction, Said, Terms, Values
+from eval.pool import Pool
+from eval.suite import ANSWER, Metric, plain, plain_ask
 from medclm.metrics.answers import NAMING_KINDS, Vocabulary, judge, location_vocabulary, vocabulary
 from medclm.metrics.floors import MajorityAnswer
 
@@ -13,7 +17,9 @@ class Answers:
     """What judging an answer needs beside it: the image-free guess, and all names that answers of a kind may use."""
 
     def __init__(self, pool: Pool) -> None:
-        self.majority = MajorityAnswer((one.question_kind, one.question, one.answers[0]) for one in pool.train)
+        answered = [one for one in pool.train if one.answers]
+        self.has_guesses = bool(answered)
+        self.majority = MajorityAnswer((one.question_kind, one.question, one.answers[0]) for one in answered)
         opened = [one for one in [*pool.train, *pool.asked] if one.answer_type == "open"]
         self._names: dict[str, Vocabulary] = {
             kind: vocabulary(one.answers for one in opened if one.question_kind == kind) for kind in NAMING_KINDS
@@ -39,13 +45,20 @@ def _above_floor(means: np.ndarray) -> np.ndarray:
 
 
 class VqaSuite:
-    """Every record of the split that is offered at Medium."""
+    """Every example that has a question and an accepted answer."""
 
     name = "vqa"
+    headline = ("answer_accuracy", "closed_accuracy", "open_token_f1")
 
-    def __init__(self, pool: Pool) -> None:
-        self.examples, self.left_out = pool.asked, pool.left_out
+    def __init__(self, pool: Pool, terms: Terms) -> None:
+        self.examples = [one for one in pool.asked if one.question and one.answers]
+        missing = len(pool.asked) - len(self.examples)
+        self.left_out = pool.left_out | ({"no question or no accepted answer": missing} if missing else {})
+        self._terms = terms
         self._answers = Answers(pool)
+
+    def asks(self, example: Example) -> Sequence[Ask]:
+        return [plain_ask(example, self._terms)]
 
     def metrics(self) -> list[Metric]:
         named = [f"answer_accuracy_{kind}" for kind in NAMING_KINDS]
@@ -69,14 +82,16 @@ class VqaSuite:
             *plain("parsed_rate", "unparsed", has_floor=False),
         ]
 
-    def guess(self, example: Example) -> Prediction | None:
+    def guess(self, example: Example) -> Said | None:
         answer = self._answers.guess(example)
-        return None if answer is None else Prediction(text="", answer=answer, boxes_unit=())
+        return None if answer is None else {ANSWER: Prediction(answer=answer)}
 
-    def judge(self, example: Example, prediction: Prediction) -> Values:
+    def judge(self, examples: Sequence[Example], said: Sequence[Said]) -> list[Values]:
+        return [self._judge(example, one[ANSWER]) for example, one in zip(examples, said, strict=True)]
+
+    def _judge(self, example: Example, prediction: Prediction) -> Values:
         values = self._answers.judge(example, prediction.answer)
-        if "closed_accuracy" in values:
-            guessed = self._answers.guess(example)
-            values["closed_floor"] = self._answers.judge(example, guessed)["closed_accuracy"]
+        if "closed_accuracy" in values and self._answers.has_guesses:
+            values["closed_floor"] = self._answers.judge(example, self._answers.guess(example))["closed_accuracy"]
         parsed = prediction.answer is not None
         return values | {"parsed_rate": float(parsed), "unparsed": float(not parsed)}

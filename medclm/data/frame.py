@@ -95,8 +95,16 @@ class ImageFrame:
 
     def find_boxes(self, text: str, section: BoxTextSection) -> list[Box]:
         """Every bracketed quadruple of a text that is a box, in order of appearance, as unit boxes of the stored image."""
-        boxes = (self.parse([float(n) for n in match.groups()], section) for match in _QUADRUPLE.finditer(text))
-        return [box for box in boxes if box is not None]
+        return [box for box, _ in self.find_written(text, section)]
+
+    def find_written(self, text: str, section: BoxTextSection) -> list[tuple[Box, slice]]:
+        """`find_boxes`, each with the characters of the text that write it."""
+        found = []
+        for match in _QUADRUPLE.finditer(text):
+            box = self.parse([float(n) for n in match.groups()], section)
+            if box is not None:
+                found.append((box, slice(*match.span())))
+        return found
 
     def _padding(self) -> tuple[int, int, int]:
         """Columns left of and rows above the image in its padded square, and that square's side; in stored pixels."""

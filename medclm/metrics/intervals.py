@@ -99,6 +99,39 @@ def bootstrap_ci95(
     return float(low), float(high)
 
 
+def bootstrap_rows_ci95(
+    values: np.ndarray,
+    patients: Sequence[str],
+    *,
+    statistic: Callable[[np.ndarray], float],
+    seed: int = 0,
+    resamples: int = 1000,
+) -> tuple[float, float] | None:
+    """`bootstrap_ci95` of a score that is no formula of means: the rows of the drawn patients are scored anew each time.
+
+    Args:
+        values: (n, K) float64.
+        statistic: score of (m, K) rows; NaN where it is undefined, which leaves that resample out.
+    """
+    names, owner = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
+    if len(names) < 2:
+        return None
+    order = np.argsort(owner, kind="stable")
+    rows_of = np.split(order, np.cumsum(np.bincount(owner))[:-1])
+    draws = generator(seed, "metrics.bootstrap_rows")
+    scores = np.array(
+        [
+            statistic(values[np.concatenate([rows_of[at] for at in draws.integers(len(names), size=len(names))])])
+            for _ in range(resamples)
+        ]
+    )
+    defined = scores[np.isfinite(scores)]
+    if not len(defined):
+        return None
+    low, high = np.percentile(defined, [2.5, 97.5])
+    return float(low), float(high)
+
+
 def paired_test(
     first: np.ndarray, second: np.ndarray, patients: Sequence[str], *, seed: int = 0, flips: int = 10_000
 ) -> Paired:

@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eval.model import read_prediction
+from eval.decoding import Decoding
+from eval.example import Example, Prediction, Reply, Square, Terms
 from eval.overlay import MODEL, TRUTH, overlay
+from eval.pool import Pool, corpus_pool
 from eval.predict import predict
 from eval.report import Shown, write_report
-from eval.runner import evaluate
-from eval.suite import Pool, Prediction, Square, load_pool, summarise
+from eval.respondent import read_reply
+from eval.runner import Plan, evaluate_checkpoint
+from eval.suite import ANSWER, summarise
 from eval.suites.grounding import GroundingSuite
 from eval.suites.vqa import VqaSuite
 from eval.summary import paired
@@ -27,7 +30,7 @@ from medclm.data.testing import box_unit, record_row, write_small_corpus
 from medclm.types import Box
 
 ROOT = Path(__file__).resolve().parents[2]
-IMAGES, SQUARE = 30, Square(side=32, patch_size=8, fit="pad")
+IMAGES, TERMS = 30, Terms("reason", Square(side=32, patch_size=8, fit="pad"))
 KINDS = {
     0: {"question_kind": "what"},
     1: {
@@ -62,13 +65,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pool(folder: Path) -> Pool:
-    return load_pool(Corpus(folder), "test", SQUARE)
+    return corpus_pool(Corpus(folder), "test")
 
 
-def perfect(example) -> Prediction:
-    return Prediction(
-        text="", answer=example.answers[0], boxes_unit=example.boxes_unit, boxes_in_rationale=len(example.boxes_unit)
-    )
+def said(answer: str | None, boxes: tuple[Box, ...] = (), in_rationale: int = 0) -> dict[str, Prediction]:
+    return {ANSWER: Prediction(answer=answer, boxes_unit=boxes, boxes_in_rationale=in_rationale)}
+
+
+def perfect(example: Example) -> dict[str, Prediction]:
+    return said(example.answers[0], example.boxes_unit, len(example.boxes_unit))
 
 
 def test_truth_is_every_box_of_the_asked_class_or_the_named_one(pool):
@@ -83,18 +88,18 @@ def test_truth_is_every_box_of_the_asked_class_or_the_named_one(pool):
 def test_imported_records_count_every_box_of_their_class(tmp_path):
     changes = {"writer": "published", "annotation_rows": [0], "split": "test"}
     write_small_corpus(tmp_path, 2, records=[record_row(0, images=2, **changes)])
-    [example] = load_pool(Corpus(tmp_path), "test", SQUARE).asked
+    [example] = corpus_pool(Corpus(tmp_path), "test").asked
     assert len(example.boxes_unit) == 2
 
 
 def test_perfect_predictions_score_one(pool):
-    suite = VqaSuite(pool)
-    scores = summarise(suite, [suite.judge(one, perfect(one)) for one in suite.examples], seed=0)
+    suite = VqaSuite(pool, TERMS)
+    scores = summarise(suite, suite.judge(suite.examples, [perfect(one) for one in suite.examples]), seed=0)
     assert {name for name, score in scores.items() if score.value not in (1.0, None)} == {"unparsed"}
     assert scores["answer_accuracy"].n == 6
     assert scores["answer_accuracy_which_organ"].value is None
-    suite = GroundingSuite(pool)
-    scores = summarise(suite, [suite.judge(one, perfect(one)) for one in suite.examples], seed=0)
+    suite = GroundingSuite(pool, TERMS)
+    scores = summarise(suite, suite.judge(suite.examples, [perfect(one) for one in suite.examples]), seed=0)
     assert scores["mean_iou"].value == scores["answer_and_box"].value == scores["reason_format_rate"].value == 1.0
     assert scores["false_positive_rate"].value == scores["right_for_wrong_reason"].value == 0.0
     assert suite.left_out == {"more lesions than a text lists": 2}
@@ -103,8 +108,8 @@ def test_perfect_predictions_score_one(pool):
 
 
 def test_floor_is_the_score_of_the_guess(pool):
-    suite = VqaSuite(pool)
-    scores = summarise(suite, [suite.judge(one, suite.guess(one)) for one in suite.examples], seed=0)
+    suite = VqaSuite(pool, TERMS)
+    scores = summarise(suite, suite.judge(suite.examples, [suite.guess(one) for one in suite.examples]), seed=0)
     for name, score in scores.items():
         assert score.floor is None or score.value == score.floor, name
     assert scores["closed_accuracy"].floor == 1.0  # training only ever says yes
@@ -112,21 +117,23 @@ def test_floor_is_the_score_of_the_guess(pool):
 
 
 def test_wrong_reasons_are_found(pool):
-    suite = GroundingSuite(pool)
+    suite = GroundingSuite(pool, TERMS)
     example = next(one for one in suite.examples if one.id == "r00018")
-    values = suite.judge(example, Prediction("", "a mass", (Box(0.9, 0.9, 1, 1),), 1))
+    [values] = suite.judge([example], [said("a mass", (Box(0.9, 0.9, 1, 1),), 1)])
     assert (values["answer_and_box"], values["right_for_wrong_reason"], values["reason_format_rate"]) == (0.0, 1.0, 1.0)
-    silent = suite.judge(example, Prediction("", None, ()))
+    [silent] = suite.judge([example], [said(None)])
     assert (silent["mean_iou"], silent["answer_and_box"], silent["reason_format_rate"]) == (0.0, 0.0, 0.0)
     empty = next(one for one in suite.examples if not one.boxes_unit)
-    assert suite.judge(empty, Prediction("", "x", (Box(0, 0, 1, 1),), 1)) == {"false_positive_rate": 1.0, "boxes_on_empty": 1.0}
+    assert suite.judge([empty], [said("x", (Box(0, 0, 1, 1),), 1)]) == [{"false_positive_rate": 1.0, "boxes_on_empty": 1.0}]
 
 
 def test_a_box_written_twice_is_one_box():
     frame, section = ImageFrame(64, 64, side=32, fit="pad"), BoxTextSection()
     box = frame.write(Box(0.1, 0.2, 0.5, 0.6), section)
-    prediction = read_prediction(f"Reasoning: at {box}, so {box}.\n\nAnswer: mass", frame, section)
+    text = f"Reasoning: at {box}, so {box}.\n\nAnswer: mass"
+    prediction = read_reply(Reply(text, box_scores=(-2.0, -1.0)), frame, section)
     assert (len(prediction.boxes_unit), prediction.boxes_in_rationale, prediction.answer) == (1, 2, "mass")
+    assert prediction.box_scores == (-1.0,)
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +144,8 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(export: Path, folder: Path, out: Path, **changes):
-    return evaluate(export, ["vqa", "grounding"], folder, out, **{"max_new_tokens": 12, "batch_size": 1, **changes})
+    decoding = Decoding(max_new_tokens=changes.pop("max_new_tokens", 12), batch_size=1)
+    return evaluate_checkpoint(export, folder, out, Plan(suites=("vqa", "grounding"), **changes), decoding)
 
 
 def test_results_have_the_stable_form(export, folder, tmp_path):
@@ -146,7 +154,7 @@ def test_results_have_the_stable_form(export, folder, tmp_path):
         place = tmp_path / f"{suite}-test"
         stored = json.loads((place / "results.json").read_text())
         assert stored == results[suite]
-        assert set(stored) == {"suite", "n", "scores", "checkpoint", "versions"}
+        assert set(stored) == {"suite", "benchmark", "n", "scores", "breakdown", "left_out", "checkpoint", "versions"}
         assert stored["n"] == number
         assert all(set(score) == {"value", "ci95", "floor", "n"} for score in stored["scores"].values())
         lines = [json.loads(line) for line in (place / "predictions.jsonl").read_text().splitlines()]
@@ -160,11 +168,9 @@ def test_results_have_the_stable_form(export, folder, tmp_path):
 def test_a_killed_evaluation_goes_on(export, folder, tmp_path, monkeypatch):
     whole = run(export, folder, tmp_path / "whole")
     run(export, folder, tmp_path / "killed")
-    for suite, kept in (("vqa", 7), ("grounding", 4)):  # as a kill leaves them: some lines, the last one torn
-        place = tmp_path / "killed" / f"{suite}-test"
-        lines = (place / "predictions.jsonl").read_text().splitlines(keepends=True)
-        (place / "predictions.jsonl").write_text("".join(lines[:kept]) + lines[kept][:20])
-        (place / "results.json").unlink()
+    kept = tmp_path / "killed" / "replies-test" / "rank0.jsonl"  # as a kill leaves it: some lines, the last one torn
+    lines = kept.read_text().splitlines(keepends=True)
+    kept.write_text("".join(lines[:7]) + lines[7][:20])
     import medclm.generation
 
     asked, generate = [], medclm.generation.generate
@@ -178,7 +184,7 @@ def test_a_killed_evaluation_goes_on(export, folder, tmp_path, monkeypatch):
     assert len(asked) == len(set(asked)) == 5
     for suite in whole:
         paths = [tmp_path / name / f"{suite}-test" / "predictions.jsonl" for name in ("whole", "killed")]
-        assert sorted(paths[0].read_text().splitlines()) == sorted(paths[1].read_text().splitlines())
+        assert paths[0].read_text() == paths[1].read_text()
 
 
 def test_other_settings_are_not_mixed(export, folder, tmp_path):
@@ -190,7 +196,7 @@ def test_other_settings_are_not_mixed(export, folder, tmp_path):
 
 def test_blank_pictures_are_kept_apart(export, folder, tmp_path):
     run(export, folder, tmp_path, limit=2, blank=True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["grounding-test-blank", "vqa-test-blank"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["grounding-test-blank", "replies-test-blank", "vqa-test-blank"]
 
 
 @pytest.mark.parametrize(
@@ -201,7 +207,7 @@ def test_wrong_requests_leave_nothing(export, folder, tmp_path, changes, message
     with pytest.raises(ValueError, match=message):
         run(export, folder, tmp_path / "out", **changes)
     with pytest.raises(ValueError, match="choose from vqa, grounding"):
-        evaluate(export, ["vqua"], folder, tmp_path / "out")
+        evaluate_checkpoint(export, folder, tmp_path / "out", Plan(suites=("vqua",)), Decoding())
     assert not (tmp_path / "out").exists()
 
 

@@ -55,6 +55,7 @@ class PublishedPolicy:
             state = self._close_epoch(state, epoch)
         means, seen = step_means(observation, domains=self.domains)
         average = np.where(seen, NEW_WEIGHT * means + (1 - NEW_WEIGHT) * state.average, state.average)
+        average = np.maximum(average, np.finfo(np.float64).tiny)  # hundreds of losses of 0 would else divide by 0
         mean = float(observation.losses.astype(np.float64).mean())
         return replace(state, average=average, overall=NEW_WEIGHT * mean + (1 - NEW_WEIGHT) * state.overall)
 

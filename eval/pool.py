@@ -1,0 +1,151 @@
+"""What the suites of one evaluation choose from: the examples of a split, training examples to guess from, and pictures.
+
+This page makes it from our own shards; `eval/layouts/` makes it from the public benchmarks' files.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from eval.example import Example
+from eval.pictures import CorpusPictures, Pictures
+from medclm.data.shards import Corpus
+from medclm.metrics.parsing import alternatives
+from medclm.types import Box
+
+FLOOR_RECORDS = 20_000
+"""At most this many training records, evenly spread, are read for image-free guesses."""
+
+_IMPORTED = "published"
+"""Writer of records whose texts came from elsewhere, each with one box, whatever else of its class the image shows."""
+_ATTRIBUTES = ("sex", "age_decade", "manufacturer")
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The questions of one split of one benchmark."""
+
+    name: str
+    """Of the benchmark, as the results show it."""
+    asked: list[Example]
+    """Examples of the judged split, in their stored order."""
+    train: list[Example]
+    """Training examples to guess from, evenly spread; empty where there is no train split."""
+    pictures: Pictures | None
+    """None where the benchmark came without pictures: then only stored predictions can be judged."""
+    identity: str
+    """Changes when the questions or their truth change."""
+    left_out: dict[str, int]
+    """Records of the judged split that cannot be asked, by reason."""
+
+
+def corpus_pool(corpus: Corpus, split: str) -> Pool:
+    """Every record of `split` that is offered at Medium, and training records to guess from.
+
+    Raises:
+        ValueError: no such split, or it has no records.
+    """
+    total = corpus.count("records", split)
+    if total == 0:
+        raise ValueError(f"{corpus.folder}: split {split!r} has no records: choose another with --split or build one")
+    reader = _Records(corpus)
+    asked = [reader.example(record) for record in _offered(corpus, split, 1)]
+    stride = max(1, -(-corpus.count("records", "train") // FLOOR_RECORDS))
+    train = [reader.example(record) for record in _offered(corpus, "train", stride)]
+    pictures = CorpusPictures(corpus)
+    return Pool(
+        name=corpus.folder.name,
+        asked=asked,
+        train=train,
+        pictures=pictures,
+        identity=pictures.identity(),
+        left_out={"not offered at Medium": total - len(asked)} if total > len(asked) else {},
+    )
+
+
+_COLUMNS = [
+    "record_id",
+    "image_row",
+    "annotation_rows",
+    "question_kind",
+    "writer",
+    "domain",
+    "language",
+    "question_medium",
+    "rationale_medium",
+    "answer_medium",
+    "answers_medium",
+    "answer_type_medium",
+]
+
+
+def _offered(corpus: Corpus, split: str, stride: int) -> Iterator[dict[str, Any]]:
+    """Every `stride`-th record of a split, if it is offered at Medium."""
+    position = 0
+    for batch in corpus.scan("records", _COLUMNS, split):
+        for record in batch.to_pylist():
+            if position % stride == 0 and record["question_medium"] and record["answer_medium"]:
+                yield record
+            position += 1
+
+
+class _Records:
+    """Stored records as examples."""
+
+    def __init__(self, corpus: Corpus) -> None:
+        self._corpus = corpus
+        self._by_image: dict[int, list[tuple[str, Box]]] = defaultdict(list)
+        for batch in corpus.scan("annotations", ["image_row", "lesion_class", "box_role", "box_xyxy_unit"]):
+            for row in batch.to_pylist():
+                if row["box_role"] == "lesion" and row["box_xyxy_unit"]:
+                    self._by_image[row["image_row"]].append((row["lesion_class"], Box(*row["box_xyxy_unit"])))
+
+    def example(self, record: dict[str, Any]) -> Example:
+        if "<box:" in record["question_medium"]:
+            raise ValueError(
+                f"record {record['record_id']}: question_medium points at a box, but Medium draws and writes none: rebuild it"
+            )
+        columns = ["patient", "image_id", "modality", "plane", "view", "attributes"]
+        image = self._corpus.row("images", record["image_row"], columns)
+        boxes, boxes_known = self._boxes(record)
+        accepted = [record["answer_medium"], *(record["answers_medium"] or [])]
+        return Example(
+            id=record["record_id"],
+            patient=image["patient"] or image["image_id"],
+            question_kind=record["question_kind"],
+            answer_type=record["answer_type_medium"] or "open",
+            question=record["question_medium"],
+            picture=record["image_row"],
+            answers=tuple(alternatives(accepted)),
+            boxes_unit=tuple(boxes),
+            domain=record["domain"],
+            boxes_known=boxes_known,
+            lists_boxes="<box:" in (record["rationale_medium"] or ""),
+            language=record["language"] or "en",
+            groups=_groups(image),
+        )
+
+    def _boxes(self, record: dict[str, Any]) -> tuple[list[Box], bool]:
+        """The true boxes of a question, and whether all of them are known.
+
+        Our writers store with a record exactly the lesions that its Medium question is about: all of the asked class, or the
+        one it singles out (`the largest`). An imported record has one box, and its image's others of that class count too.
+        """
+        rows = self._corpus.rows("annotations", record["annotation_rows"], ["lesion_class", "box_role", "box_xyxy_unit"])
+        own = [row["box_xyxy_unit"] for row in rows if row["box_role"] == "lesion"]
+        boxes = [Box(*box) for box in own if box]
+        if record["writer"] == _IMPORTED:
+            classes = {row["lesion_class"] for row in rows if row["box_role"] == "lesion"}
+            boxes = [box for lesion_class, box in self._by_image[record["image_row"]] if lesion_class in classes]
+        return boxes, all(own)
+
+
+def _groups(image: dict[str, Any]) -> dict[str, str]:
+    """Subgroups of an image row, where known."""
+    attributes = json.loads(image["attributes"]) if image["attributes"] else {}
+    found = {name: image[name] for name in ("modality", "plane", "view")} | {name: attributes.get(name) for name in _ATTRIBUTES}
+    return {name: str(value) for name, value in found.items() if value}
