@@ -29,6 +29,8 @@ from medclm.models.objective import network_state
 from medclm.models.registry import family
 
 FORMAT = 1
+BEST = "best"
+"""Link in `checkpoints/` to the best step folder."""
 SETTINGS = "medclm.json"
 """Beside an export's transformers files: what prediction and evaluation must do as training did (box frame, fit)."""
 
@@ -58,11 +60,13 @@ def save_checkpoint(
     ds_config: dict[str, Any],
     ranks: Ranks,
     keep: int,
+    best: int | None = None,
 ) -> Path:
-    """Write and commit the checkpoint of `step`, then drop all but the newest `keep`. Every rank calls it.
+    """Write and commit the checkpoint of `step`, then drop all but the newest `keep` and the best. Every rank calls it.
 
     Args:
         run_state: what is not in the weights: counters, stream, curriculum, tracking; JSON.
+        best: step of the best checkpoint so far; `checkpoints/best` leads to it.
 
     Returns:
         The committed folder.
@@ -94,10 +98,22 @@ def save_checkpoint(
         write_json(temporary / "manifest.json", manifest)
         shutil.rmtree(final, ignore_errors=True)
         os.replace(temporary, final)
+        kept = None if best is None else step_folder(checkpoints, best)
+        if kept is not None:
+            _point_to(checkpoints / BEST, kept)
         for old in sorted(checkpoints.glob("step_*"))[:-keep]:
-            shutil.rmtree(old)
+            if old != kept:
+                shutil.rmtree(old)
     _barrier(ranks)
     return final
+
+
+def _point_to(link: Path, folder: Path) -> None:
+    """Make `link` lead to a folder beside it, in one step: whoever follows it meanwhile finds the old or the new one."""
+    fresh = link.with_name(f".{link.name}.tmp")
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(folder.name)
+    os.replace(fresh, link)
 
 
 def _barrier(ranks: Ranks) -> None:

@@ -351,6 +351,19 @@ class TrainSection(Section):
         return self
 
 
+class ValidationSection(Section):
+    """Losses on records that are not learned from, while a run goes on."""
+
+    every: int = Field(0, ge=0)
+    """Steps between validations; 0 = none."""
+    split: Literal["val", "test"] = "val"
+    """Split that is judged; test only where there is no val, and then its scores are no longer untouched."""
+    samples: int = Field(256, ge=1)
+    """Records judged, always the same ones, each at every stage it offers."""
+    best: str = "validation/loss_medium"
+    """Score by which the best checkpoint is kept, as metrics.jsonl names it; the lowest loss is best. Empty = keep none."""
+
+
 class EngineSection(Section):
     shm_op: bool = False
     """Let DeepSpeed compile its shared-memory op for CPU ranks (needs a compiler and ninja, about a minute, no effect on results)."""
@@ -386,6 +399,8 @@ class Recipe(BaseSettings):
     """Who decides the stages."""
     train: TrainSection = TrainSection()
     """Optimisation, precision, logging, checkpoints."""
+    validation: ValidationSection = ValidationSection()
+    """Losses on records that are not learned from, and the best checkpoint."""
     engine: EngineSection = EngineSection()
     """What is not learned and not in the DeepSpeed JSON."""
     tracking: TrackingSection = TrackingSection()

@@ -156,6 +156,16 @@ class Engine:
             self._engine.step()  # counts the micro-batch; the weights stay
         return losses
 
+    @torch.no_grad()
+    def judge(self, batch: Batch) -> Losses:
+        """The objective's losses of one batch, without gradient and without dropout; nothing changes."""
+        self._engine.eval()
+        try:
+            losses: Losses = self._engine(batch.to(self.device.name), None)
+        finally:
+            self._engine.train()
+        return losses
+
     def update(self, lr: float) -> bool:
         """Clip, check, step with learning rate `lr`. False when a gradient was not finite on any rank: nothing changed."""
         for group in self._engine.optimizer.param_groups:

@@ -11,7 +11,7 @@ import functools
 import json
 import resource
 import signal
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -39,6 +39,16 @@ from medclm.types import LossWeights
 from train.corpora import corpus_folder, training_texts
 from train.record import Recorder, draw_course
 from train.steps import StagedStep, StepResult
+from train.validate import Validator
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best checkpoint so far."""
+
+    step: int
+    score: str
+    value: float
 
 
 @dataclass
@@ -56,12 +66,15 @@ class Run:
     take_step: StagedStep
     recorder: Recorder
     tracker: Tracker | None
+    validator: Validator | None
     step: int = 0
     """Applied updates: schedule, budgets and checkpoint names count these."""
     batch_index: int = 0
     """Consumed global batches: order, draws and messages count these. A skipped batch is consumed, never retried."""
     skipped_in_row: int = 0
+    best: Best | None = None
     _saved_step: int = -1
+    _validated_step: int = -1
     _signals: list[int] = field(default_factory=list)
 
     def count(self, *, applied: bool) -> None:
@@ -101,6 +114,25 @@ class Run:
     def due_to_log(self) -> bool:
         return self.step % self.recipe.train.log_every == 0 or self.step == self.recipe.train.steps
 
+    def due_to_validate(self) -> bool:
+        every = self.recipe.validation.every
+        due = every > 0 and (self.step % every == 0 or self.step == self.recipe.train.steps)
+        return due and self.step != self._validated_step  # a skipped batch leaves the step where it was
+
+    def validate(self) -> None:
+        """Judge the fixed subset, note its losses, and keep this checkpoint if it is the best; every rank calls it."""
+        assert self.validator is not None
+        self._validated_step = self.step
+        values = self.validator()
+        self.recorder.note(self.step, values)
+        if not (name := self.recipe.validation.best):
+            return
+        if name not in values:
+            raise ConfigError(f"validation.best={name}: no such score: choose one of {', '.join(values)}")
+        if self.best is None or values[name] < self.best.value:
+            self.best = Best(step=self.step, score=name, value=values[name])
+            self.save()
+
     def due_to_save(self) -> bool:
         every = self.recipe.train.checkpoint_every
         return every > 0 and self.step % every == 0
@@ -117,6 +149,7 @@ class Run:
             "stream": self.stream.state(),
             "curriculum": self.service.state_dict(),
             "tracking_run": self.tracker.run_id if self.tracker else None,
+            "best": asdict(self.best) if self.best else None,
         }
         return save_checkpoint(
             self.folder / "checkpoints",
@@ -127,6 +160,7 @@ class Run:
             ds_config=self.ds_config,
             ranks=self.ranks,
             keep=self.recipe.train.keep_checkpoints,
+            best=self.best.step if self.best else None,
         )
 
     def resume(self, found: Found) -> None:
@@ -145,6 +179,8 @@ class Run:
         self.engine.load(found.folder / "deepspeed", exclude_frozen=bool(self.recipe.model.lora.rank))
         self.step, self.batch_index = found.run_state["step"], found.run_state["batch_index"]
         self.skipped_in_row, self._saved_step = found.run_state["skipped_in_row"], found.run_state["step"]
+        if found.run_state.get("best"):
+            self.best = Best(**found.run_state["best"])
 
     def export(self) -> Path | None:
         """The newest checkpoint as a plain transformers folder, on the main rank."""
@@ -234,7 +270,8 @@ def build_run(recipe: Recipe, ds_tree: dict[str, Any], *, ds_name: str, resume: 
         first_step=first_step,
     )
     take_step = StagedStep(engine, recipe.train, ranks)
-    run = Run(recipe, ds_config, ranks, folder, engine, stream, loader, service, take_step, recorder, tracker)
+    validator = _validator(recipe, plan, corpus, processor, engine, renderer, ranks) if recipe.validation.every else None
+    run = Run(recipe, ds_config, ranks, folder, engine, stream, loader, service, take_step, recorder, tracker, validator)
     if found is not None:
         run.resume(found)
     return run
@@ -323,6 +360,40 @@ def _service(recipe: Recipe, plan: BatchPlan, stream: Stream, corpus: Corpus, ra
         total_steps=recipe.train.steps,
         seed=recipe.run.seed,
         log=AssignmentLog(folder, header) if ranks.is_main else None,
+    )
+
+
+def _validator(
+    recipe: Recipe,
+    plan: BatchPlan,
+    corpus: Corpus,
+    processor: Processor,
+    engine: Engine,
+    renderer: Renderer,
+    ranks: Ranks,
+) -> Validator:
+    section = recipe.validation
+    if not corpus.record_files(section.split):
+        raise ConfigError(
+            f"validation.split={section.split}: the corpus has no record there: choose another, or validation.every=0"
+        )
+    stream = Stream(
+        corpus=corpus,
+        split=section.split,
+        seed=0,
+        window=recipe.data.shuffle_window,
+        min_side=recipe.data.min_side,
+        image_size=processor.image_size,
+        fit=recipe.data.fit,
+    )
+    return Validator(
+        engine,
+        renderer,
+        stream,
+        samples=section.samples,
+        micro_batch_size=plan.micro_batch_size,
+        ranks=ranks,
+        workers=recipe.data.workers,
     )
 
 

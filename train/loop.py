@@ -57,6 +57,8 @@ def train(run: Run) -> Outcome:
 
         if run.due_to_log():
             run.recorder.log(run.step)
+        if run.due_to_validate():
+            run.validate()  # a better score saves the checkpoint
         if run.due_to_save():
             run.save()
         if assignment.stop:  # the same message on every rank, so all stop after the same step
