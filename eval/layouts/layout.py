@@ -10,18 +10,19 @@ import difflib
 import importlib
 import pkgutil
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from eval import layouts
 from eval.example import Example, PictureKey
-from eval.pictures import FolderPictures
+from eval.pictures import FolderPictures, Pictures
 from eval.pool import FLOOR_RECORDS, Pool, corpus_pool
 from medclm.corpus.contract import RejectedImage
 from medclm.corpus.sources.files import Folder
 from medclm.corpus.sources.lenient_json import read_json
+from medclm.corpus.sources.picture_files import PictureFiles
 from medclm.data.schema import MANIFEST
 from medclm.data.shards import Corpus
 
@@ -55,6 +56,10 @@ class Layout:
     """The annotation files of a split: they make the identity of an evaluation."""
     images: str = "."
     """Folder of the pictures below the data folder, unless --images says otherwise."""
+    folder: Callable[[Path, str], Path] | None = None
+    """That folder where it depends on the split; takes the place of `images`."""
+    store: Callable[[Path, str, tuple[float, float] | None], Pictures | None] | None = None
+    """Pictures of a split that are no files, with the window for grey ones of 16 bits; None where this copy has files."""
 
 
 def find_layouts() -> dict[str, Layout]:
@@ -100,9 +105,11 @@ def open_pool(
         raise ValueError(f"{data}: split {split} of {chosen.name} has nothing to ask ({why}): expected {chosen.expects}")
     _check_ids(asked, data)
     train = chosen.read(data, "train").examples if split != "train" and "train" in splits else []
-    root = images or _images(data, chosen)
-    found, here = _with_pictures(asked, root)
-    pictures = FolderPictures(root, window=window, noted=chosen.files(data, split)) if here else None
+    root = images or _images(data, chosen, split)
+    found, pictures = asked.examples, chosen.store(data, split, window) if chosen.store else None
+    if pictures is None:
+        found, here = _with_pictures(asked, root, below=images is not None or data.is_dir())
+        pictures = FolderPictures(root, window=window, noted=chosen.files(data, split)) if here else None
     return Pool(
         name=chosen.name,
         asked=found,
@@ -133,7 +140,9 @@ def _chosen(data: Path, layout: str) -> Layout:
     )
 
 
-def _images(data: Path, layout: Layout) -> Path:
+def _images(data: Path, layout: Layout, split: str) -> Path:
+    if layout.folder:
+        return layout.folder(data, split)
     base = data if data.is_dir() else data.parent
     return base / layout.images
 
@@ -144,26 +153,50 @@ def _check_ids(asked: Questions, data: Path) -> None:
         raise ValueError(f"{data}: {len(twice)} ids stand twice, the first {twice[0]}: remove one of each")
 
 
-def _with_pictures(asked: Questions, root: Path) -> tuple[list[Example], bool]:
+def _with_pictures(asked: Questions, root: Path, *, below: bool) -> tuple[list[Example], bool]:
     """The examples whose picture is there, under its true name; all of them and False where there is not one picture.
 
     Missing ones are counted in `left_out`.
+
+    Args:
+        below: whether a picture that is not where it should be is sought in all folders of the root.
     """
     from dataclasses import replace
 
-    folder, places = Folder(root), {}
+    finders = _finders(root, below=below)
+    places: dict[PictureKey, str] = {}
     for key in {example.picture for example in asked.examples}:
         try:
-            places[key] = folder.find(str(key)).relative_to(root).as_posix()
+            places[key] = _place(finders, str(key)).relative_to(root).as_posix()
         except RejectedImage as error:
             if error.reason == "path_outside_root":
-                raise ValueError(f"picture {key}: {error.detail}") from error
+                raise ValueError(f"picture {key} below {root}: {error.detail}") from error
     if not places:
         return asked.examples, False
     found = [replace(example, picture=places[example.picture]) for example in asked.examples if example.picture in places]
     if missing := len(asked.examples) - len(found):
         asked.left_out["picture missing"] += missing
     return found, True
+
+
+def _finders(root: Path, *, below: bool) -> list[Callable[[str], Path]]:
+    """Ways to find a picture, in order: by its path; by the end of it, since benchmarks are unpacked to different folders; and by
+    its name before the ending, which some files leave out."""
+    exact: list[Callable[[str], Path]] = [Folder(root).find]
+    if not (below and root.is_dir()):
+        return exact
+    anywhere = PictureFiles(root)
+    return [*exact, anywhere.find, anywhere.find_stem]
+
+
+def _place(finders: Sequence[Callable[[str], Path]], key: str) -> Path:
+    for find in finders[:-1]:
+        try:
+            return find(key)
+        except RejectedImage as error:
+            if error.reason != "image_missing":
+                raise
+    return finders[-1](key)
 
 
 # --- what layouts read with
@@ -197,11 +230,11 @@ def _lines(file: Path, expected: str) -> list[tuple[int, Mapping[str, Any]]]:
     from medclm.corpus.sources.tables import read_text
 
     found = []
-    for number, line in enumerate(read_text(file, "JSON Lines").splitlines(), start=1):
+    for number, line in enumerate(read_text(file, "JSON Lines").split("\n"), start=1):  # other breaks may stand in a text
         if line.strip():
             try:
                 found.append((number, _object(file, number, json.loads(line), expected)))
-            except (json.JSONDecodeError, RecursionError) as error:
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f"{file}:{number}: not JSON: {error}: correct that line") from error
     return found
 
@@ -221,16 +254,29 @@ def text_of(file: Path, number: int, row: Mapping[str, Any], *names: str, requir
     for name in names:
         value = row.get(name)
         if isinstance(value, str) and value.strip():
-            return value.strip()
-        if isinstance(value, (int, float)):
-            return {True: "yes", False: "no"}[value] if isinstance(value, bool) else f"{value:g}"
-        if value is not None and not isinstance(value, str):
+            return _whole(file, number, name, value.strip())
+        if isinstance(value, (int, float)) and value == value:  # NaN is how tables write nothing
+            return _written(value)
+        if value is not None and not isinstance(value, (str, float)):
             raise ValueError(f"{file}:{number}: {name} is {kind_of(value)}: expected text")
     if required:
         raise ValueError(
             f"{file}:{number}: no {' or '.join(names)}; there is {', '.join(map(str, list(row)[:8])) or 'nothing'}"
         )
     return ""
+
+
+def _whole(file: Path, number: int, name: str, text: str) -> str:
+    """The text, if it can be written to a file again: JSON may hold half of a character."""
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise ValueError(f"{file}:{number}: {name} holds half a character (\\ud800 to \\udfff): correct it")
+    return text
+
+
+def _written(value: bool | int | float) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(int(value)) if isinstance(value, int) or value.is_integer() else str(value)
 
 
 def kind_of(value: Any) -> str:
