@@ -53,9 +53,14 @@ def closed_right(answer: str | None, answers: Sequence[str]) -> bool:
     return said is None and exact(answer, answers)
 
 
-def choice_right(answer: str | None, answers: Sequence[str], question: str) -> bool:
-    """The right option by letter or by exactly its words; without options in the question, whole match."""
-    choices = options(question)
+def choice_right(answer: str | None, answers: Sequence[str], question: str, listed: Sequence[str] = ()) -> bool:
+    """The right option by letter or by exactly its words; without options, whole match.
+
+    Args:
+        question: its options are read where none are `listed`.
+        listed: texts of the options in the order of their letters.
+    """
+    choices = {chr(ord("A") + at): text for at, text in enumerate(listed)} or options(question)
     if answer is None or not choices:
         return exact(answer, answers)
     truth = {chosen(other, choices) for other in alternatives(answers)} - {None}
@@ -153,13 +158,19 @@ def size_right(answer: str | None, answers: Sequence[str]) -> bool:
 
 
 def answer_right(
-    kind: str, answer_type: str, question: str, answer: str | None, answers: Sequence[str], names: Vocabulary
+    kind: str,
+    answer_type: str,
+    question: str,
+    answer: str | None,
+    answers: Sequence[str],
+    names: Vocabulary,
+    listed: Sequence[str] = (),
 ) -> bool | None:
     """Whether an answer is right, by question kind and answer type; None for free descriptions, which are graded, not judged."""
     if kind == "describe":
         return None
     if answer_type == "choice":
-        return choice_right(answer, answers, question)
+        return choice_right(answer, answers, question, listed)
     if answer_type == "closed":
         return closed_right(answer, answers)
     if kind in NAMING_KINDS:
@@ -171,10 +182,16 @@ def answer_right(
 
 
 def judge(
-    kind: str, answer_type: str, question: str, answer: str | None, answers: Sequence[str], names: Vocabulary
+    kind: str,
+    answer_type: str,
+    question: str,
+    answer: str | None,
+    answers: Sequence[str],
+    names: Vocabulary,
+    listed: Sequence[str] = (),
 ) -> dict[str, float]:
     """Values of one answered question, each under the name of the mean it enters; what does not apply is left out."""
-    right = answer_right(kind, answer_type, question, answer, answers, names)
+    right = answer_right(kind, answer_type, question, answer, answers, names, listed)
     values: dict[str, float] = {} if right is None else {"right": float(right)}
     if answer_type in ("closed", "choice"):
         values |= _closed_values(answer_type, answers, bool(right))
