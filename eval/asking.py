@@ -23,6 +23,7 @@ from eval.pictures import Pictures
 from eval.respondent import Asked, Respondent
 from medclm.data.manifest import write_json
 from medclm.distributed import Ranks
+from medclm.types import Box
 
 SETTINGS = "settings.json"
 _TUPLES = ("option_scores", "option_tokens", "box_scores")
@@ -64,6 +65,8 @@ class Replies:
             for line in content[: content.rfind(b"\n") + 1].decode("utf-8").splitlines():
                 stored = json.loads(line)
                 key = stored.pop("id")
+                if "boxes_unit" in stored:
+                    stored["boxes_unit"] = tuple(Box(*box) for box in stored["boxes_unit"])
                 found[key] = Reply(**{name: tuple(value) if name in _TUPLES else value for name, value in stored.items()})
         return found
 

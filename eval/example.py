@@ -5,6 +5,7 @@ Knows no metric, no model and no file format.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -35,6 +36,8 @@ class Terms(NamedTuple):
     instruction: str
     """How each question ends: `reason` or `direct`."""
     square: Square
+    profile: str = "medclm"
+    """Whose rules ask and judge the questions of `vqa`: a name of medclm/metrics/profiles.py."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,8 @@ class Example:
     """The reference writes boxes: it does not for `no finding` and for crowds of lesions."""
     options: tuple[str, ...] = ()
     """Of a choice, in the order of their letters."""
+    pointed: str = ""
+    """A closed question about the drawn region whose answer is yes for `boxes_unit` ({color} names the colour); empty = none."""
     labels: Mapping[str, float] = field(default_factory=dict)
     """Observation -> 1 present, 0 absent, -1 uncertain; what was not assessed is missing."""
     language: str = "en"
@@ -113,6 +118,8 @@ class Reply:
     option_tokens: tuple[int, ...] = ()
     box_scores: tuple[float, ...] = ()
     """Mean log-probability of the tokens of each box in the text, in order, where it is known."""
+    boxes_unit: tuple[Box, ...] | None = None
+    """Boxes that were given as numbers beside the text; None = those that the text writes."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +137,11 @@ class Prediction:
     option_scores: tuple[float, ...] = ()
     option_tokens: tuple[int, ...] = ()
     rationale: str = ""
+
+
+def number_of(name: str) -> int:
+    """An id as a number, for draws that belong to it."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=6).digest(), "big")
 
 
 Said = Mapping[str, Prediction]

@@ -14,7 +14,7 @@ from typing import Any
 from eval.example import Example
 from eval.pictures import CorpusPictures, Pictures
 from medclm.data.shards import Corpus
-from medclm.metrics.parsing import alternatives
+from medclm.metrics.parsing import alternatives, polarity
 from medclm.types import Box
 
 FLOOR_RECORDS = 20_000
@@ -80,6 +80,9 @@ _COLUMNS = [
     "answer_medium",
     "answers_medium",
     "answer_type_medium",
+    "question_easy",
+    "answer_easy",
+    "answer_type_easy",
 ]
 
 
@@ -125,6 +128,7 @@ class _Records:
             domain=record["domain"],
             boxes_known=boxes_known,
             lists_boxes="<box:" in (record["rationale_medium"] or ""),
+            pointed=_pointed(record, boxes),
             language=record["language"] or "en",
             groups=_groups(image),
         )
@@ -142,6 +146,12 @@ class _Records:
             classes = {row["lesion_class"] for row in rows if row["box_role"] == "lesion"}
             boxes = [box for lesion_class, box in self._by_image[record["image_row"]] if lesion_class in classes]
         return boxes, all(own)
+
+
+def _pointed(record: dict[str, Any], boxes: list[Box]) -> str:
+    """The Easy question where it is closed and says yes to the one lesion that is drawn."""
+    closed = record["answer_type_easy"] == "closed" and polarity(record["answer_easy"] or "") is True
+    return str(record["question_easy"]) if closed and len(boxes) == 1 and "<box:" not in record["question_easy"] else ""
 
 
 def _groups(image: dict[str, Any]) -> dict[str, str]:

@@ -59,6 +59,8 @@ def read_reply(reply: Reply, frame: ImageFrame | None, box_text: BoxTextSection)
     """
     parsed = split_completion(reply.text)
     written = frame.find_written(reply.text, box_text) if frame else []
+    if reply.boxes_unit is not None:
+        written = [(box, slice(0, 0)) for box in reply.boxes_unit]
     scores = list(reply.box_scores) if len(reply.box_scores) == len(written) else []
     best: dict[Any, float] = {}
     for at, (box, _) in enumerate(written):
@@ -68,7 +70,7 @@ def read_reply(reply: Reply, frame: ImageFrame | None, box_text: BoxTextSection)
         answer=parsed.answer,
         rationale=parsed.rationale,
         boxes_unit=tuple(best),
-        boxes_in_rationale=len(frame.find_boxes(parsed.rationale, box_text)) if frame else 0,
+        boxes_in_rationale=len(frame.find_boxes(parsed.rationale, box_text)) if frame else len(written),
         box_scores=tuple(best.values()) if scores else (),
         option_scores=reply.option_scores,
         option_tokens=reply.option_tokens,

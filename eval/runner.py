@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,16 +26,29 @@ from eval.pictures import Pictures
 from eval.pool import Pool
 from eval.report import Shown, write_report
 from eval.respondent import Asked, Respondent, read_reply
+from eval.stored import STORED_SQUARE, Stored
 from eval.suite import ANSWER, Suite, breakdown, summarise
+from eval.suites.behaviour import BehaviourSuite
+from eval.suites.choice import ChoiceSuite
+from eval.suites.classification import ClassificationSuite
 from eval.suites.grounding import GroundingSuite
-from eval.suites.vqa import VqaSuite
+from eval.suites.report import ReportSuite
+from eval.suites.vqa import vqa_suite
 from medclm.data.manifest import write_json
 from medclm.data.render import with_instruction
 from medclm.distributed import ControlPlane, Ranks
 from medclm.draws import generator
+from medclm.metrics.profiles import profile_named
 from medclm.types import Box
 
-SUITES: dict[str, type[VqaSuite] | type[GroundingSuite]] = {"vqa": VqaSuite, "grounding": GroundingSuite}
+SUITES: dict[str, Callable[[Pool, Terms], Suite]] = {
+    "vqa": vqa_suite,
+    "grounding": GroundingSuite,
+    "report": ReportSuite,
+    "classification": ClassificationSuite,
+    "choice": ChoiceSuite,
+    "behaviour": BehaviourSuite,
+}
 ALONE = Ranks(rank=0, local_rank=0, world_size=1)
 OVERLAYS = 24
 """Pictures drawn per suite."""
@@ -65,6 +78,8 @@ class Plan:
     """At most so many examples a suite, a fixed draw by `seed`; None = all."""
     instruction: str = "reason"
     """How each question ends: `reason` or `direct`."""
+    profile: str = "medclm"
+    """Whose rules ask and judge `vqa`: a name of medclm/metrics/profiles.py."""
     seed: int = 0
     """Of the draw of `limit` and of the bootstrap."""
     blank: bool = False
@@ -84,6 +99,7 @@ class Plan:
         if unknown or not self.suites:
             raise ValueError(f"--suites {','.join(self.suites)}: choose from {', '.join(SUITES)}")
         with_instruction("", self.instruction)
+        profile_named(self.profile)
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"--limit {self.limit}: give at least 1, or leave it out for all examples")
 
@@ -159,8 +175,27 @@ def evaluate_checkpoint(
     return evaluate(noted, pool, model, out, ranks=ranks, timeout_s=timeout_s)
 
 
+def evaluate_predictions(
+    file: Path, data: Path, out: Path, plan: Plan, *, benchmark: Benchmark = Benchmark()
+) -> dict[str, dict[str, Any]]:
+    """`evaluate` of stored predictions, whoever made them; replies kept of another file are replaced.
+
+    Raises:
+        ValueError: as `evaluate`, `open_pool` and `Stored`.
+    """
+    plan.check()
+    pool = benchmark.open(data, plan.split)
+    asked = {one.id: one for name in plan.suites for one in _suite(name, plan, pool, STORED_SQUARE).examples}
+    stored = Stored(file, list(asked.values()))
+    notes = {"predictions": file.name, "without a prediction": str(stored.missing), **plan.notes}
+    return evaluate(replace(plan, notes=notes, overwrite=True), pool, stored, out)
+
+
 def _suite(name: str, plan: Plan, pool: Pool, square: Square) -> Suite:
-    suite: Suite = SUITES[name](pool, Terms(plan.instruction, square))
+    suite: Suite = SUITES[name](pool, Terms(plan.instruction, square, plan.profile))
+    if not suite.examples:
+        why = ", ".join(f"{number} {reason}" for reason, number in suite.left_out.items()) or "it is empty"
+        raise ValueError(f"--suites {name}: {pool.name}, split {plan.split}, has nothing for it ({why}): choose another suite")
     suite.examples = _limited(suite.examples, plan.limit, plan.seed)
     return suite
 
@@ -177,6 +212,7 @@ def _settings(plan: Plan, pool: Pool, respondent: Respondent) -> dict[str, Any]:
         "questions": pool.identity,
         "split": plan.split,
         "instruction": plan.instruction,
+        "profile": plan.profile,
         "blank_image": plan.blank,
     }
 
@@ -215,6 +251,7 @@ def _judge(
         "scores": {name: score.as_json() for name, score in summarise(suite, judged, seed=plan.seed).items()},
         "breakdown": breakdown(suite, judged, seed=plan.seed),
         "left_out": suite.left_out,
+        "not_run": suite.not_run,
         **plan.notes,
         "versions": package_versions(),
     }

@@ -27,6 +27,9 @@ FEWEST_IN_GROUP = 10
 Statistic = Callable[[np.ndarray], float]
 """(n, K) values of n examples -> score; for what is no formula of means, such as the area under a curve."""
 
+Interval = Callable[[np.ndarray, Sequence[str], int], tuple[float, float] | None]
+"""(n, K) values, n patients, seed -> 95 % interval of a statistic, where one is known that is faster than scoring every resample."""
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -38,6 +41,7 @@ class Metric:
     has_floor: bool = True
     statistic: Statistic | None = None
     """Takes the place of `formula`."""
+    interval: Interval | None = None
 
     def of(self, values: np.ndarray) -> float | None:
         """The score of (n, K) values; None where it is undefined."""
@@ -46,6 +50,8 @@ class Metric:
 
     def ci95(self, values: np.ndarray, patients: Sequence[str], *, seed: int) -> tuple[float, float] | None:
         """Interval over patients."""
+        if self.interval:
+            return self.interval(values, patients, seed)
         if self.statistic:
             return bootstrap_rows_ci95(values, patients, statistic=self.statistic, seed=seed)
         return bootstrap_ci95(values, patients, formula=self.formula, seed=seed)
@@ -77,6 +83,8 @@ class Suite(Protocol):
     """Examples of the pool that this suite does not ask, by reason."""
     headline: tuple[str, ...]
     """Metrics that stand for the suite: shown by subgroup."""
+    not_run: dict[str, str]
+    """Scores that could not be taken, and what they need; complete after `judge`."""
 
     def metrics(self) -> list[Metric]: ...
 
@@ -106,7 +114,7 @@ def plain(*names: str, has_floor: bool = True) -> list[Metric]:
 def table(rows: Sequence[Values], columns: Sequence[str]) -> np.ndarray:
     """(n, K) float64, NaN where a row lacks a column."""
     return np.array([[row.get(column, np.nan) for column in columns] for row in rows], dtype=np.float64).reshape(
-        -1, len(columns)
+        len(rows), len(columns)
     )
 
 

@@ -1,7 +1,8 @@
 """Evaluate: how good a checkpoint is on questions it has not been trained on: our own corpora and public benchmarks.
 
     python launch/evaluate.py --checkpoint runs/demo --suites vqa,grounding --data runs/demo/corpus --out runs/demo/eval
-    python launch/evaluate.py --checkpoint runs/demo --suites vqa --data "VQA_RAD" --out runs/demo/eval-rad
+    python launch/evaluate.py --checkpoint runs/demo --suites vqa --data VQA_RAD --out runs/demo/eval-rad
+    python launch/evaluate.py --predictions theirs.jsonl --suites vqa --data VQA_RAD --out theirs     another model's answers
     torchrun --nproc-per-node 4 launch/evaluate.py ...                    four ranks ask, rank 0 judges
 
 Writes OUT/SUITE-SPLIT/{results.json, predictions.jsonl, report.html, overlays/*.png}. A killed evaluation goes on when the
@@ -27,13 +28,18 @@ def arguments(given: list[str]) -> argparse.Namespace:
     )
     asking = parser.add_argument_group("what is asked, of whom")
     add = asking.add_argument
-    add("--checkpoint", type=Path, required=True, help="run folder (its newest step), step folder, or export")
+    whom = asking.add_mutually_exclusive_group(required=True)
+    whom.add_argument("--checkpoint", type=Path, help="run folder (its newest step), step folder, or export")
+    whom.add_argument(
+        "--predictions", type=Path, help="stored predictions instead (JSON Lines, JSON or CSV: id and answer or text, boxes)"
+    )
     add("--data", type=Path, required=True, help="corpus folder with manifest.json, or folder or file of a public benchmark")
     add("--out", type=Path, required=True, help="folder that gets one folder per suite")
     add(
         "--suites",
         default="vqa,grounding",
-        help="comma-separated: vqa (are the answers right), grounding (are the boxes right)",
+        help="comma-separated: vqa (are the answers right), grounding (are the boxes right), report (written findings), "
+        "classification (is it there, as a number), choice (by likelihood), behaviour (does it look)",
     )
     add("--split", default="test", help="split that is asked (default: test)")
     add("--limit", type=int, help="at most so many questions a suite, a fixed draw (default: all)")
@@ -47,6 +53,11 @@ def arguments(given: list[str]) -> argparse.Namespace:
         default="reason",
         choices=("reason", "direct"),
         help="reason: box and chain of thought, then the answer",
+    )
+    add(
+        "--profile",
+        default="medclm",
+        help="whose rules ask and judge vqa: medclm, llava_med, medevalkit or octomed (docs/profiles.md; default: medclm)",
     )
     add("--max-new-tokens", type=int, default=256, help="longest completion in tokens (default: 256)")
     add("--temperature", type=float, default=0.0, help="0 = the likeliest token (default); above: sampled by --seed")
@@ -70,7 +81,7 @@ def main(given: list[str]) -> int:
         print_layouts()
         return 0
     chosen = arguments(given)
-    from eval.runner import Benchmark, Plan, evaluate_checkpoint  # torch: seconds that --help need not pay
+    from eval.runner import Benchmark, Plan, evaluate_checkpoint, evaluate_predictions  # torch: not paid for --help
     from eval.summary import print_scores, tracked
     from medclm.distributed import joined
 
@@ -79,10 +90,16 @@ def main(given: list[str]) -> int:
         split=chosen.split,
         limit=chosen.limit,
         instruction=chosen.instruction,
+        profile=chosen.profile,
         seed=chosen.seed,
         blank=chosen.blank,
         overwrite=chosen.overwrite,
     )
+    benchmark = Benchmark(chosen.layout, chosen.images, tuple(chosen.window) if chosen.window else None)
+    if chosen.predictions:
+        print_scores(evaluate_predictions(chosen.predictions, chosen.data, chosen.out, plan, benchmark=benchmark))
+        print(f"reports: {chosen.out}/*/report.html")
+        return 0
     with joined(timeout_s=chosen.timeout) as ranks:
         results = evaluate_checkpoint(
             chosen.checkpoint,
@@ -90,7 +107,7 @@ def main(given: list[str]) -> int:
             chosen.out,
             plan,
             Decoding(chosen.max_new_tokens, chosen.batch_size, chosen.temperature, chosen.seed),
-            benchmark=Benchmark(chosen.layout, chosen.images, tuple(chosen.window) if chosen.window else None),
+            benchmark=benchmark,
             ranks=ranks,
             timeout_s=chosen.timeout,
         )

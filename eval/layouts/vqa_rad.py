@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from eval.example import Example
+from eval.layouts.fields import fields_of
 from eval.layouts.layout import Layout, Questions, answer_type_of, rows_of, text_of
 
 _EXPECTED = "a list of questions with image_name, question and answer"
@@ -33,11 +34,7 @@ def _file(data: Path) -> Path | None:
 
 def _recognises(data: Path) -> bool:
     file = _file(data)
-    if file is None:
-        return False
-    with file.open("rb") as stream:
-        head = stream.read(4096)
-    return b'"image_name"' in head and b'"phrase_type"' in head
+    return file is not None and {"image_name", "phrase_type"} <= fields_of(file)
 
 
 def _splits(data: Path) -> tuple[str, ...]:

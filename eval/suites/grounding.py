@@ -29,6 +29,7 @@ class GroundingSuite:
     headline = ("answer_and_box", "mean_iou", "right_for_wrong_reason")
 
     def __init__(self, pool: Pool, terms: Terms) -> None:
+        self.not_run: dict[str, str] = {}
         reasons = Counter(reason for one in pool.asked if (reason := _unasked(one)))
         self.examples = [one for one in pool.asked if not _unasked(one)]
         self.left_out = pool.left_out | dict(reasons)
@@ -71,7 +72,7 @@ class GroundingSuite:
             "union_iou": overlap.iou,
             "reason_format_rate": float(prediction.boxes_in_rationale > 0 and prediction.answer is not None),
         }
-        right = self._answers.judge(example, prediction.answer).get("right")
+        right = self._answers.judge(example, prediction.answer).get("right") if example.answers else None
         if right is not None:
             values["answer_and_box"] = float(bool(right) and iou >= BOX_RIGHT)
             values["right_for_wrong_reason"] = float(bool(right) and iou < BOX_WRONG)

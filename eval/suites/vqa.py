@@ -1,4 +1,8 @@
-"""Suite `vqa`: are the answers right, asked without a box. Scores as in medclm/metrics/answers.py."""
+"""Suite `vqa`: are the answers right, asked without a box. Scores as in medclm/metrics/answers.py.
+
+Under another profile (`--profile`) the same questions are asked and judged as another harness does, flaws included, so that a number
+can be held against published ones (docs/profiles.md).
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from eval.pool import Pool
 from eval.suite import ANSWER, Metric, plain, plain_ask
 from medclm.metrics.answers import NAMING_KINDS, Vocabulary, judge, location_vocabulary, vocabulary
 from medclm.metrics.floors import MajorityAnswer
+from medclm.metrics.profiles import profile_named
 
 
 class Answers:
@@ -31,7 +36,8 @@ class Answers:
 
     def judge(self, example: Example, answer: str | None) -> Values:
         names = self._names.get(example.question_kind, frozenset())
-        return judge(example.question_kind, example.answer_type, example.question, answer, example.answers, names)
+        kind, answer_type = example.question_kind, example.answer_type
+        return judge(kind, answer_type, example.question, answer, example.answers, names, example.options)
 
 
 def _balanced(means: np.ndarray) -> np.ndarray:
@@ -51,6 +57,7 @@ class VqaSuite:
     headline = ("answer_accuracy", "closed_accuracy", "open_token_f1")
 
     def __init__(self, pool: Pool, terms: Terms) -> None:
+        self.not_run: dict[str, str] = {}
         self.examples = [one for one in pool.asked if one.question and one.answers]
         missing = len(pool.asked) - len(self.examples)
         self.left_out = pool.left_out | ({"no question or no accepted answer": missing} if missing else {})
@@ -95,3 +102,43 @@ class VqaSuite:
             values["closed_floor"] = self._answers.judge(example, self._answers.guess(example))["closed_accuracy"]
         parsed = prediction.answer is not None
         return values | {"parsed_rate": float(parsed), "unparsed": float(not parsed)}
+
+
+class ProfiledVqaSuite:
+    """The questions of `vqa` under another harness's rules: its prompt, its words, its scores."""
+
+    name = "vqa"
+
+    def __init__(self, pool: Pool, terms: Terms) -> None:
+        self.not_run: dict[str, str] = {}
+        inner = VqaSuite(pool, terms)
+        self.examples, self.left_out = inner.examples, inner.left_out
+        self._guess, self._profile = inner.guess, profile_named(terms.profile)
+        self.headline = self._profile.headline
+
+    def metrics(self) -> list[Metric]:
+        return plain(*self._profile.columns)
+
+    def asks(self, example: Example) -> Sequence[Ask]:
+        return [Ask(ANSWER, self._profile.prompt(example.question, example.answer_type))]
+
+    def guess(self, example: Example) -> Said | None:
+        guessed = self._guess(example)
+        if guessed is None:
+            return None
+        return {ANSWER: Prediction(text=self._profile.completion(guessed[ANSWER].answer or ""))}
+
+    def judge(self, examples: Sequence[Example], said: Sequence[Said]) -> list[Values]:
+        return [
+            self._profile.judge(example.question, example.answer_type, one[ANSWER].text, example.answers)
+            for example, one in zip(examples, said, strict=True)
+        ]
+
+
+def vqa_suite(pool: Pool, terms: Terms) -> VqaSuite | ProfiledVqaSuite:
+    """The suite under the profile of `terms`.
+
+    Raises:
+        ValueError: no such profile.
+    """
+    return VqaSuite(pool, terms) if terms.profile == "medclm" else ProfiledVqaSuite(pool, terms)

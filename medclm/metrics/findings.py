@@ -17,7 +17,9 @@ from medclm.metrics.rule14_phrases import OBSERVATIONS
 
 FIVE = ("Cardiomegaly", "Edema", "Consolidation", "Atelectasis", "Pleural Effusion")
 """The observations that published chest X-ray work reports most often."""
-SETS = {"14": OBSERVATIONS, "5": FIVE}
+THIRTEEN = tuple(name for name in OBSERVATIONS if name != "No Finding")
+"""What can be found: without `No Finding`, which any text without a finding has, so that saying `normal` earns it."""
+SETS = {"14": OBSERVATIONS, "13": THIRTEEN, "5": FIVE}
 UNCERTAIN_AS = {"positive": True, "negative": False}
 """Both readings of `uncertain`; a score is always given with the one it was taken by."""
 

@@ -154,7 +154,17 @@ def test_results_have_the_stable_form(export, folder, tmp_path):
         place = tmp_path / f"{suite}-test"
         stored = json.loads((place / "results.json").read_text())
         assert stored == results[suite]
-        assert set(stored) == {"suite", "benchmark", "n", "scores", "breakdown", "left_out", "checkpoint", "versions"}
+        assert set(stored) == {
+            "suite",
+            "benchmark",
+            "n",
+            "scores",
+            "breakdown",
+            "left_out",
+            "not_run",
+            "checkpoint",
+            "versions",
+        }
         assert stored["n"] == number
         assert all(set(score) == {"value", "ci95", "floor", "n"} for score in stored["scores"].values())
         lines = [json.loads(line) for line in (place / "predictions.jsonl").read_text().splitlines()]
@@ -206,7 +216,7 @@ def test_blank_pictures_are_kept_apart(export, folder, tmp_path):
 def test_wrong_requests_leave_nothing(export, folder, tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         run(export, folder, tmp_path / "out", **changes)
-    with pytest.raises(ValueError, match="choose from vqa, grounding"):
+    with pytest.raises(ValueError, match="choose from vqa, grounding, report"):
         evaluate_checkpoint(export, folder, tmp_path / "out", Plan(suites=("vqua",)), Decoding())
     assert not (tmp_path / "out").exists()
 

@@ -150,7 +150,9 @@ def _judge_visible(box_px: Box, visible_px: Box) -> Box:
 def _clipped(box_px: Box, frame: Box) -> tuple[Box, float]:
     """The part of a box within a frame, and its share of the box."""
     clipped = Box(max(box_px.x0, frame.x0), max(box_px.y0, frame.y0), min(box_px.x1, frame.x1), min(box_px.y1, frame.y1))
-    return clipped, 0.0 if clipped.width <= 0 or clipped.height <= 0 else clipped.area / box_px.area
+    if clipped.width <= 0 or clipped.height <= 0:
+        return clipped, 0.0
+    return clipped, (clipped.width / box_px.width) * (clipped.height / box_px.height)  # areas may underflow to 0
 
 
 def _numbers(box_px: Box) -> str:

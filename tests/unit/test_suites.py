@@ -1,0 +1,278 @@
+"""Every suite under players that a score must see through: perfect is 1, silence, spam and stock phrases gain nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from eval.example import Example, Prediction, Square, Terms
+from eval.pool import Pool
+from eval.runner import SUITES
+from eval.suite import ANSWER, summarise
+from eval.suites.behaviour import (
+    BLANK,
+    MIRRORED,
+    OCCLUDED,
+    ON_HEALTHY,
+    ON_LESION,
+    OTHER_COLOUR,
+    BehaviourSuite,
+    elsewhere,
+    repeated,
+)
+from eval.suites.choice import OPTIONS, ChoiceSuite, truth_of
+from eval.suites.classification import ClassificationSuite, ask_name
+from eval.suites.report import ReportSuite
+from medclm.types import Box
+
+TERMS = Terms("direct", Square(336, 14, "pad"))
+
+
+def pool_of(asked, train=()) -> Pool:
+    return Pool(name="made up", asked=list(asked), train=list(train), pictures=None, identity="", left_out={})
+
+
+def example(number: int, **changes) -> Example:
+    given = {
+        "patient": f"p{number}",
+        "question_kind": "what",
+        "answer_type": "open",
+        "question": "What is it?",
+        "picture": number,
+    }
+    return Example(id=f"e{number}", **given | changes)
+
+
+def scores(suite, said) -> dict[str, float | None]:
+    judged = suite.judge(suite.examples, [said(one) for one in suite.examples])
+    return {name: score.value for name, score in summarise(suite, judged, seed=0).items()}
+
+
+# --- choice
+
+ORGANS = ("liver", "kidney", "left lung", "brain")
+CHOICES = [example(i, answer_type="choice", options=ORGANS, answers=(ORGANS[i % 4],)) for i in range(24)]
+
+
+def picks(place, sure=5.0, tokens=(1, 1, 2, 1)):
+    def said(one):
+        sums = np.full(4, -sure)
+        sums[place(one)] = 0.0
+        return {OPTIONS: Prediction(option_scores=tuple(sums), option_tokens=tokens)}
+
+    return said
+
+
+def test_choice_perfect_wrong_and_constant():
+    suite = ChoiceSuite(pool_of(CHOICES), TERMS)
+    perfect = scores(suite, picks(truth_of))
+    assert perfect["choice_accuracy"] == perfect["choice_accuracy_normalised"] == 1.0
+    assert perfect["risk_coverage_area"] == 0.0
+    wrong = scores(suite, picks(lambda one: (truth_of(one) + 1) % 4))
+    assert wrong["choice_accuracy"] == 0.0
+    assert wrong["calibration_error_15_bins"] > 0.9  # sure and wrong
+    flat = scores(suite, lambda one: {OPTIONS: Prediction(option_scores=(-1.0,) * 4, option_tokens=(1,) * 4)})
+    assert flat["choice_accuracy"] == pytest.approx(0.25)  # a tie is shared
+    assert scores(suite, picks(lambda one: 0))["choice_accuracy"] == pytest.approx(0.25)
+    assert scores(suite, lambda one: {OPTIONS: Prediction()})["choice_accuracy"] == 0.0
+
+
+def test_choice_normalisation_is_by_tokens():
+    suite = ChoiceSuite(pool_of([CHOICES[2]]), TERMS)  # truth `left lung`, two tokens
+    sums = (-1.2, -3.0, -2.0, -3.0)  # the short `liver` wins by sum, the long one by mean: -1.0
+    [values] = suite.judge(suite.examples, [{OPTIONS: Prediction(option_scores=sums, option_tokens=(1, 1, 2, 1))}])
+    assert (values["choice_accuracy"], values["choice_accuracy_normalised"]) == (0.0, 1.0)
+
+
+def test_choice_reads_letters_and_leaves_out_what_has_no_single_truth():
+    asked = [
+        example(1, question="Where? A) liver B) kidney", answers=("B",)),
+        example(2, question="Where?", options=ORGANS, answers=("A", "brain")),
+        example(3, question="Where?", options=ORGANS, answers=("spleen",)),
+    ]
+    suite = ChoiceSuite(pool_of(asked), TERMS)
+    assert [one.id for one in suite.examples] == ["e1"]
+    assert suite.left_out == {"no options, or not one of them right": 2}
+    [ask] = suite.asks(asked[0])
+    assert ask.options == ("liver", "kidney")
+    assert ask.question.count("A)") == 1
+
+
+# --- classification
+
+LABELLED = [
+    example(
+        i,
+        question="",
+        labels={"Edema": float(i % 2), "Fracture": float(i % 3 == 0), "Mass": 1.0} | ({"Edema": -1.0} if i == 7 else {}),
+    )
+    for i in range(30)
+]
+
+
+def odds(of):
+    def said(one):
+        return {ask_name(name): Prediction(option_scores=(of(one, name, truth), 0.0)) for name, truth in one.labels.items()}
+
+    return said
+
+
+def test_classification_perfect_reversed_constant():
+    suite = ClassificationSuite(pool_of(LABELLED), TERMS)
+    assert suite.ranked == ("Edema", "Fracture")
+    assert suite.left_out == {"label Mass: only one class, no rank score": 30}
+    perfect = scores(suite, odds(lambda one, name, truth: 20 * truth - 10))
+    assert perfect["auroc_macro"] == perfect["average_precision_macro"] == perfect["f1_micro"] == 1.0
+    assert perfect["sensitivity_at_0.9_specificity_macro"] == 1.0
+    assert perfect["brier"] == pytest.approx(0, abs=1e-6)
+    assert scores(suite, odds(lambda one, name, truth: -truth))["auroc_macro"] == 0.0
+    constant = scores(suite, odds(lambda one, name, truth: 3.0))
+    assert constant["auroc_macro"] == 0.5
+    assert (constant["sensitivity"], constant["specificity"]) == (1.0, 0.0)
+    silent = scores(suite, odds(lambda one, name, truth: 0.0))
+    assert (silent["sensitivity"], silent["specificity"]) == (0.0, 1.0)  # even odds say no
+
+
+def test_uncertain_labels_count_as_told():
+    suite = ClassificationSuite(pool_of(LABELLED), TERMS)
+    high = scores(suite, odds(lambda one, name, truth: {1.0: 2.0, 0.0: -2.0, -1.0: 3.0}[truth]))
+    assert high["auroc_macro"] == high["auroc_macro_uncertain_positive"] == 1.0
+    assert high["auroc_macro_uncertain_negative"] < 1.0
+
+
+def test_a_closed_question_is_a_label_of_its_domain_and_texts_are_refused():
+    asked = [
+        example(i, question="Is there a cyst?", answer_type="closed", answers=("Yes" if i % 2 else "No",), domain="cyst / CT")
+        for i in range(8)
+    ]
+    suite = ClassificationSuite(pool_of(asked), TERMS)
+    assert suite.labels == ("cyst / CT",)
+    [ask] = suite.asks(asked[0])
+    assert ask.question.startswith("Is there a cyst?")
+    with pytest.raises(ValueError, match="e0: cyst / CT has no score"):
+        suite.judge(suite.examples, [{ask.name: Prediction(answer="yes")} for _ in asked])
+
+
+# --- report
+
+TEXTS = [
+    "The heart is enlarged. There is a small left pleural effusion. No pneumothorax.",
+    "Right lower lobe consolidation. No pleural effusion. Heart size is normal.",
+    "Low lung volumes with bibasilar atelectasis. No focal consolidation.",
+    "There is mild pulmonary edema with cardiomegaly.",
+    "A displaced fracture of the left sixth rib. No pneumothorax.",
+    "Clear lungs. No effusion or pneumothorax. The heart is not enlarged.",
+]
+REPORTS = [example(i, question="", question_kind="findings", answers=(text,)) for i, text in enumerate(TEXTS)]
+
+
+def wrote(of):
+    return lambda one: {ANSWER: Prediction(answer=of(one) or None)}
+
+
+@pytest.fixture(scope="module")
+def report_suite():
+    return ReportSuite(pool_of(REPORTS), TERMS)
+
+
+def test_report_perfect_empty_spam_and_the_floor(report_suite):
+    perfect = scores(report_suite, wrote(lambda one: one.answers[0]))
+    for name in (
+        "report_bleu1",
+        "report_bleu4",
+        "report_rouge_l",
+        "f1_14_micro_uncertain_positive",
+        "exact uncertain=positive",
+    ):
+        assert perfect[name] == pytest.approx(1.0), name
+    assert perfect["hallucinated_findings"] == perfect["omitted_findings"] == perfect["side_error_share"] == 0.0
+    empty = scores(report_suite, wrote(lambda one: ""))
+    assert empty["report_bleu1"] == empty["report_rouge_l"] == empty["f1_14_micro_uncertain_positive"] == 0.0
+    assert empty["parsed_rate"] == 0.0
+    spam = scores(report_suite, wrote(lambda one: " ".join([one.answers[0]] * 20)))
+    assert spam["report_bleu4"] < 0.2
+    floor = summarise(report_suite, report_suite.judge(REPORTS, [report_suite.guess(one) for one in REPORTS]), seed=0)
+    assert all(score.floor == score.value for name, score in floor.items() if score.floor is not None)
+    assert 0 < floor["report_bleu1"].value < 0.6
+
+
+def test_report_leaves_out_other_languages_and_says_what_was_not_run(report_suite):
+    asked = [*REPORTS[:2], example(9, question="", question_kind="findings", answers=("Sin derrame.",), language="es")]
+    assert ReportSuite(pool_of(asked), TERMS).left_out == {"not English: these scores are for English": 1}
+    assert "CheXbert F1" in report_suite.not_run
+    spanish = "No hay derrame pleural ni neumotórax. El corazón es de tamaño normal y los pulmones están claros."
+    with pytest.raises(ValueError, match=r"texts\[0\] is not English"):
+        ReportSuite(pool_of([example(9, question="", question_kind="findings", answers=(spanish,))]), TERMS)
+
+
+# --- behaviour
+
+SIDES = [
+    example(
+        i,
+        question_kind="where",
+        question="Where is it?",
+        answers=("left lung" if i % 2 else "right lung",),
+        boxes_unit=(Box(0.2, 0.3, 0.4, 0.5),),
+        boxes_known=True,
+        pointed="Is the {color} region a nodule?",
+        domain="nodule / DX",
+    )
+    for i in range(6)
+]
+
+
+def looks(one):
+    """A model that sees: changes what it must and nothing else."""
+    truth = one.answers[0]
+    other = truth.replace("left", "@").replace("right", "left").replace("@", "right")
+    answers = {ask.name: "nothing" for ask in BehaviourSuite(pool_of(SIDES), TERMS).asks(one)}
+    answers |= {ANSWER: truth, MIRRORED: other, ON_LESION: "yes", OTHER_COLOUR: "Yes.", ON_HEALTHY: "no"}
+    return {name: Prediction(text=text, answer=text, rationale=f"It is in the {text}.") for name, text in answers.items()}
+
+
+def blind(one):
+    """A model that says the same whatever it is shown."""
+    names = [ask.name for ask in BehaviourSuite(pool_of(SIDES), TERMS).asks(one)]
+    return {name: Prediction(text="left lung", answer="left lung" if "box" not in name else "yes") for name in names}
+
+
+def test_behaviour_tells_seeing_from_blind():
+    suite = BehaviourSuite(pool_of(SIDES), TERMS)
+    sees, blinded = scores(suite, looks), scores(suite, blind)
+    for name in ("changed_when_occluded", "side_changed_when_mirrored", "no_on_healthy_tissue", "rationale_names_answer"):
+        assert sees[name] == 1.0, name
+    for name in ("same_on_blank", "same_on_other_patient", "changed_with_colour", "yes_on_healthy_tissue"):
+        assert sees[name] == 0.0, name
+    for name in ("changed_when_occluded", "side_changed_when_mirrored", "no_on_healthy_tissue"):
+        assert blinded[name] == 0.0, name
+    assert blinded["same_on_blank"] == blinded["yes_on_healthy_tissue"] == 1.0
+    silent = scores(suite, lambda one: {ask.name: Prediction() for ask in suite.asks(one)})
+    assert silent["answered"] == 0.0
+    assert silent["changed_when_occluded"] is silent["same_on_blank"] is None  # silence earns no rate
+
+
+def test_behaviour_asks_what_applies():
+    suite = BehaviourSuite(pool_of([*SIDES, example(9, answers=("cyst",))]), TERMS)
+    names = [ask.name for ask in suite.asks(SIDES[0])]
+    assert set(names) == {ANSWER, BLANK, "swapped", OCCLUDED, MIRRORED, ON_LESION, OTHER_COLOUR, ON_HEALTHY}
+    assert [ask.name for ask in suite.asks(suite.examples[-1])] == [ANSWER, BLANK]  # nobody else in its domain, no box, no side
+    pointed = {ask.name: ask for ask in suite.asks(SIDES[0])}
+    assert pointed[ON_LESION].view.colour in pointed[ON_LESION].question
+    assert pointed[ON_LESION].view.colour == pointed[ON_HEALTHY].view.colour != pointed[OTHER_COLOUR].view.colour
+    [healthy] = pointed[ON_HEALTHY].view.boxes_unit
+    assert healthy.x1 <= 0.2 or healthy.x0 >= 0.4 or healthy.y1 <= 0.3 or healthy.y0 >= 0.5
+
+
+def test_no_healthy_place_and_repetition():
+    assert elsewhere([Box(0.0, 0.0, 1.0, 0.9)], seed=1) is None
+    assert repeated("one two three four five six") == 0.0
+    assert repeated("a b c d " * 1) == 0.0
+    assert repeated("the left lung is clear " * 5) == pytest.approx(1 - 4 / 17)  # 20 words without articles: 17 grams, 4 kinds
+
+
+def test_every_suite_says_what_it_left_out_and_takes_an_empty_pool_without_a_crash():
+    for name, make in SUITES.items():
+        suite = make(pool_of([]), TERMS)
+        assert suite.name == name
+        assert summarise(suite, suite.judge([], []), seed=0)
