@@ -240,6 +240,7 @@ def _judge(
 
     said = [_said(example, suite, replies, pool, respondent) for example in suite.examples]
     judged = suite.judge(suite.examples, said)
+    not_run = dict(suite.not_run)  # of the model; judging the guesses comes after
     lines = [_line(*row) for row in zip(suite.examples, said, judged, strict=True)]
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "overlays").mkdir(parents=True)
@@ -251,7 +252,7 @@ def _judge(
         "scores": {name: score.as_json() for name, score in summarise(suite, judged, seed=plan.seed).items()},
         "breakdown": breakdown(suite, judged, seed=plan.seed),
         "left_out": suite.left_out,
-        "not_run": suite.not_run,
+        "not_run": not_run,
         **plan.notes,
         "versions": package_versions(),
     }

@@ -84,7 +84,7 @@ class Suite(Protocol):
     headline: tuple[str, ...]
     """Metrics that stand for the suite: shown by subgroup."""
     not_run: dict[str, str]
-    """Scores that could not be taken, and what they need; complete after `judge`."""
+    """Scores that the last `judge` could not take, and what they need."""
 
     def metrics(self) -> list[Metric]: ...
 

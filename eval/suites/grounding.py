@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from eval.example import Ask, Example, Prediction, Said, Terms, Values
 from eval.pool import Pool
 from eval.suite import ANSWER, Metric, plain, plain_ask
+from eval.suites.ranked_boxes import ROW, RankedBoxes
 from eval.suites.vqa import Answers
 from medclm.metrics import boxes
 from medclm.metrics.floors import MedianBox
@@ -34,6 +35,7 @@ class GroundingSuite:
         self.examples = [one for one in pool.asked if not _unasked(one)]
         self.left_out = pool.left_out | dict(reasons)
         self._terms, self._pictures = terms, pool.pictures
+        self._ranked = RankedBoxes()
         self._answers = Answers(pool)
         self._median = MedianBox((one.question, box) for one in pool.train if not _unasked(one) for box in one.boxes_unit)
 
@@ -44,6 +46,7 @@ class GroundingSuite:
             *plain("answer_and_box", "mean_iou", *accuracies, "centre", "union_precision", "union_recall", "union_iou"),
             *plain("right_for_wrong_reason", "reason_format_rate", "false_positive_rate", "boxes_on_empty", has_floor=False),
             *plain(*strata),
+            *self._ranked.metrics(),
         ]
 
     def asks(self, example: Example) -> Sequence[Ask]:
@@ -54,7 +57,12 @@ class GroundingSuite:
         return None if box is None else {ANSWER: Prediction(answer=self._answers.guess(example), boxes_unit=(box,))}
 
     def judge(self, examples: Sequence[Example], said: Sequence[Said]) -> list[Values]:
-        return [self._judge(example, one[ANSWER]) for example, one in zip(examples, said, strict=True)]
+        predictions = [one[ANSWER] for one in said]
+        values = [self._judge(example, one) for example, one in zip(examples, predictions, strict=True)]
+        if not (why := self._ranked.take(examples, predictions)):
+            return [found | {ROW: float(row)} for row, found in enumerate(values)]
+        self.not_run = {metric.name: why for metric in self._ranked.metrics()}
+        return values
 
     def _judge(self, example: Example, prediction: Prediction) -> Values:
         said = boxes.as_array(prediction.boxes_unit)

@@ -22,6 +22,7 @@ from eval.suites.behaviour import (
 )
 from eval.suites.choice import OPTIONS, ChoiceSuite, truth_of
 from eval.suites.classification import ClassificationSuite, ask_name
+from eval.suites.grounding import GroundingSuite
 from eval.suites.report import ReportSuite
 from medclm.types import Box
 
@@ -203,6 +204,62 @@ def test_report_leaves_out_other_languages_and_says_what_was_not_run(report_suit
     spanish = "No hay derrame pleural ni neumotórax. El corazón es de tamaño normal y los pulmones están claros."
     with pytest.raises(ValueError, match=r"texts\[0\] is not English"):
         ReportSuite(pool_of([example(9, question="", question_kind="findings", answers=(spanish,))]), TERMS)
+
+
+# --- grounding with confidence
+
+BOXES = [Box(0.1, 0.1, 0.3, 0.3), Box(0.6, 0.6, 0.8, 0.9), None]
+BOXED = [
+    example(
+        i,
+        answers=("cyst",),
+        boxes_unit=(box,) if box else (),
+        boxes_known=True,
+        lists_boxes=box is not None,
+        domain="cyst / CT",
+    )
+    for i, box in enumerate(BOXES * 4)
+]
+
+
+def boxed(of):
+    def said(one):
+        boxes, sure = of(one)
+        return {
+            ANSWER: Prediction(answer="cyst", boxes_unit=tuple(boxes), box_scores=tuple(sure), boxes_in_rationale=len(boxes))
+        }
+
+    return said
+
+
+def test_boxes_are_ranked_by_their_own_probability():
+    suite = GroundingSuite(pool_of(BOXED), TERMS)
+    right = scores(suite, boxed(lambda one: (one.boxes_unit, [-0.1] * len(one.boxes_unit))))
+    assert right["ap@0.5"] == right["froc@0.5"] == right["mean_iou"] == 1.0
+    wrong = Box(0.4, 0.0, 0.5, 0.1)
+    unsure = scores(suite, boxed(lambda one: ([*one.boxes_unit, wrong], [-0.1] * len(one.boxes_unit) + [-5.0])))
+    assert unsure["ap@0.5"] == 1.0  # spurious boxes, but all ranked below the right ones
+    assert unsure["mean_iou"] == 0.5
+    sure = scores(suite, boxed(lambda one: ([*one.boxes_unit, wrong], [-5.0] * len(one.boxes_unit) + [-0.1])))
+    assert sure["ap@0.5"] < 0.7
+    assert sure["froc@0.5"] < unsure["froc@0.5"]
+
+
+def test_boxes_without_a_score_are_not_ranked():
+    suite = GroundingSuite(pool_of(BOXED), TERMS)
+    found = scores(suite, boxed(lambda one: (one.boxes_unit, ())))
+    assert found["mean_iou"] == 1.0
+    assert found["ap@0.5"] is None
+    assert suite.not_run["ap@0.5"] == "not run: no box has a score"
+
+
+def test_a_phrase_without_an_answer_is_judged_by_its_boxes_alone():
+    [one] = GroundingSuite(pool_of([BOXED[0]]), TERMS).examples
+    phrase = Example(**{**vars(one), "answers": ()})
+    suite = GroundingSuite(pool_of([phrase]), TERMS)
+    [values] = suite.judge([phrase], [boxed(lambda one: (one.boxes_unit, [-0.1]))(phrase)])
+    assert values["mean_iou"] == 1.0
+    assert "answer_and_box" not in values
 
 
 # --- behaviour
