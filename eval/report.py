@@ -59,7 +59,7 @@ def write_report(
         "<h2>How it was asked</h2>",
         _pairs(
             {
-                "checkpoint": results["checkpoint"],
+                "checkpoint": results.get("checkpoint", "stored predictions"),
                 **settings,
                 **{f"left out: {why}": number for why, number in left_out.items()},
             }
