@@ -40,8 +40,6 @@ class LocalModel:
     square: Square
     box_text: BoxTextSection
     decoding: Decoding
-    folder: Path
-    """Its export."""
     settings: dict[str, Any] = field(default_factory=dict)
 
     def replies(
@@ -165,7 +163,6 @@ def open_checkpoint(checkpoint: Path, decoding: Decoding, *, local_rank: int = 0
         square=square,
         box_text=box_text,
         decoding=decoding,
-        folder=folder,
         settings={
             "weights": fingerprint(folder),
             "max_new_tokens": decoding.max_new_tokens,

@@ -13,7 +13,30 @@ import sys
 # `deepspeed launch/train.py` puts launch/ first on the path, where `import train` would find this very file.
 sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
+from typing import TYPE_CHECKING
+
 from train.main import main
 
+if TYPE_CHECKING:
+    from eval.in_loop import Exam
+    from medclm.config import Recipe
+    from medclm.data.shards import Corpus
+
+
+def make_exam(recipe: "Recipe", corpus: "Corpus") -> "Exam":
+    """What asks the model questions in words while it learns (`validation.questions`)."""
+    from eval.in_loop import Exam
+
+    section = recipe.validation
+    return Exam(
+        corpus,
+        split=section.split,
+        questions=section.questions,
+        data=recipe.data,
+        batch_size=recipe.train.micro_batch_size,
+        max_new_tokens=section.max_new_tokens,
+    )
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:], make_exam))

@@ -360,8 +360,12 @@ class ValidationSection(Section):
     """Split that is judged; test only where there is no val, and then its scores are no longer untouched."""
     samples: int = Field(256, ge=1)
     """Records judged, always the same ones, each at every stage it offers."""
+    questions: int = Field(0, ge=0)
+    """Questions answered in words each time, for validation/answer_accuracy, mean_iou and others; 0 = losses alone."""
+    max_new_tokens: int = Field(256, ge=1)
+    """Longest of these answers, in tokens."""
     best: str = "validation/loss_medium"
-    """Score by which the best checkpoint is kept, as metrics.jsonl names it; the lowest loss is best. Empty = keep none."""
+    """Score by which the best checkpoint is kept, as metrics.jsonl names it: lowest of a loss, highest of others. Empty = none."""
 
 
 class EngineSection(Section):

@@ -157,6 +157,22 @@ class Engine:
         return losses
 
     @torch.no_grad()
+    def copy_weights(self, into: nn.Module | None) -> None:
+        """Copy the whole weights into a module like the one handed in, one parameter at a time; every rank calls it.
+
+        Args:
+            into: on the main rank, with parameters of the same names, on any device; None on the others.
+        """
+        import deepspeed
+
+        there = dict(into.named_parameters()) if into is not None else {}
+        for name, parameter in self.module.named_parameters():
+            shard = hasattr(parameter, "ds_id")
+            with deepspeed.zero.GatheredParameters([parameter]) if shard else contextlib.nullcontext():
+                if into is not None:
+                    there[name].copy_(parameter)
+
+    @torch.no_grad()
     def judge(self, batch: Batch) -> Losses:
         """The objective's losses of one batch, without gradient and without dropout; nothing changes."""
         self._engine.eval()

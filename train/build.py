@@ -39,7 +39,7 @@ from medclm.types import LossWeights
 from train.corpora import corpus_folder, training_texts
 from train.record import Recorder, draw_course
 from train.steps import StagedStep, StepResult
-from train.validate import Validator
+from train.validate import Examination, MakeExam, Validator
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ class Run:
     recorder: Recorder
     tracker: Tracker | None
     validator: Validator | None
+    exam: Examination | None
     step: int = 0
     """Applied updates: schedule, budgets and checkpoint names count these."""
     batch_index: int = 0
@@ -124,12 +125,15 @@ class Run:
         assert self.validator is not None
         self._validated_step = self.step
         values = self.validator()
+        if self.exam is not None:
+            values |= self.exam()
         self.recorder.note(self.step, values)
         if not (name := self.recipe.validation.best):
             return
         if name not in values:
             raise ConfigError(f"validation.best={name}: no such score: choose one of {', '.join(values)}")
-        if self.best is None or values[name] < self.best.value:
+        sign = 1 if "loss" in name else -1
+        if self.best is None or sign * values[name] < sign * self.best.value:
             self.best = Best(step=self.step, score=name, value=values[name])
             self.save()
 
@@ -212,12 +216,13 @@ class Run:
         self.engine.close()
 
 
-def build_run(recipe: Recipe, ds_tree: dict[str, Any], *, ds_name: str, resume: bool) -> Run:
+def build_run(recipe: Recipe, ds_tree: dict[str, Any], *, ds_name: str, resume: bool, make_exam: MakeExam | None = None) -> Run:
     """Connect the ranks and make the run; every rank calls it.
 
     Args:
         ds_tree: the DeepSpeed JSON as read; `ds_name` names it in messages.
         resume: continue from the newest checkpoint that verifies, if there is one.
+        make_exam: makes what asks questions in words (`validation.questions`).
 
     Raises:
         ValueError: something the user can mend, with its key and cure.
@@ -271,7 +276,8 @@ def build_run(recipe: Recipe, ds_tree: dict[str, Any], *, ds_name: str, resume: 
     )
     take_step = StagedStep(engine, recipe.train, ranks)
     validator = _validator(recipe, plan, corpus, processor, engine, renderer, ranks) if recipe.validation.every else None
-    run = Run(recipe, ds_config, ranks, folder, engine, stream, loader, service, take_step, recorder, tracker, validator)
+    exam = _exam(recipe, corpus, processor, engine, ranks, make_exam) if recipe.validation.every else None
+    run = Run(recipe, ds_config, ranks, folder, engine, stream, loader, service, take_step, recorder, tracker, validator, exam)
     if found is not None:
         run.resume(found)
     return run
@@ -395,6 +401,15 @@ def _validator(
         ranks=ranks,
         workers=recipe.data.workers,
     )
+
+
+def _exam(
+    recipe: Recipe, corpus: Corpus, processor: Processor, engine: Engine, ranks: Ranks, make_exam: MakeExam | None
+) -> Examination | None:
+    if recipe.validation.questions == 0 or make_exam is None:
+        return None
+    ask = make_exam(recipe, corpus) if ranks.is_main else None
+    return Examination(engine, recipe, processor, ask=ask, ranks=ranks)
 
 
 def _print_left_out(stream: Stream, min_side: float) -> None:

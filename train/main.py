@@ -8,9 +8,13 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medclm.config import ConfigError, Recipe, load_recipe, recipe_help
 from medclm.ds_config import read_json
+
+if TYPE_CHECKING:
+    from train.validate import MakeExam
 
 DEMO = Path(__file__).parent / "configs" / "demo.yaml"
 
@@ -66,7 +70,7 @@ def set_threads() -> None:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local))
 
 
-def run_training(recipe: Recipe, flags: argparse.Namespace) -> int:
+def run_training(recipe: Recipe, flags: argparse.Namespace, make_exam: MakeExam | None) -> int:
     """Build, train, export, close; 0 when finished or stopped on request."""
     from medclm.engine import disconnect
     from train.build import build_run
@@ -76,7 +80,7 @@ def run_training(recipe: Recipe, flags: argparse.Namespace) -> int:
     set_threads()
     # DeepSpeed calls collectives by names that torch is about to retire: two lines of warning per rank, nothing to do here.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
-    run = build_run(recipe, ds_tree, ds_name=str(flags.deepspeed), resume=flags.resume == "auto")
+    run = build_run(recipe, ds_tree, ds_name=str(flags.deepspeed), resume=flags.resume == "auto", make_exam=make_exam)
     run.catch_signals()
     outcome = train(run)
     export = run.export() if recipe.train.export else None
@@ -93,8 +97,12 @@ def run_training(recipe: Recipe, flags: argparse.Namespace) -> int:
     return 0
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Exit status: 0 done, 2 the user's mistake (one message), 1 anything else."""
+def main(arguments: Sequence[str], make_exam: MakeExam | None = None) -> int:
+    """Exit status: 0 done, 2 the user's mistake (one message), 1 anything else.
+
+    Args:
+        make_exam: for `validation.questions`; the launcher brings it, since training knows nothing of evaluation.
+    """
     try:
         flags, rest = parse(arguments)
         recipe = load_recipe(rest, config=flags.config or DEMO)
@@ -103,7 +111,7 @@ def main(arguments: Sequence[str]) -> int:
 
             print_plan(recipe, read_json(flags.deepspeed), ds_name=str(flags.deepspeed))
             return 0
-        return run_training(recipe, flags)
+        return run_training(recipe, flags, make_exam)
     except ValueError as error:
         if isinstance(error, ConfigError) or os.environ.get("RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr, flush=True)

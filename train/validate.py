@@ -6,18 +6,28 @@ are the same with and without it. Knows nothing of checkpoints.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import nn
 
+from medclm.config import Recipe
 from medclm.data.loader import Rendered, collate
 from medclm.data.render import Renderer
+from medclm.data.shards import Corpus
 from medclm.data.stream import Stream
 from medclm.distributed import Ranks
 from medclm.engine import Engine
-from medclm.types import Stage
+from medclm.models.protocol import Processor
+from medclm.models.registry import family
+from medclm.types import LossWeights, Stage
+
+Ask = Callable[[nn.Module, Processor], dict[str, float]]
+"""A network and its processor -> scores by name."""
+MakeExam = Callable[[Recipe, Corpus], Ask]
 
 
 class Validator:
@@ -79,3 +89,36 @@ class Validator:
     def _render(self, wanted: tuple[int, int, Stage]) -> Rendered:
         sample = self._renderer.sample(*wanted)
         return sample, self._renderer.encode(sample)
+
+
+class Examination:
+    """Questions answered in words by a whole copy of the weights on the main rank, which the other ranks wait for.
+
+    The copy is built at the first use and stays: a second set of weights on that device. A copy, because a sharded network writes
+    one token at a time only if all ranks write, and its hooks must not see another forward than training's.
+    """
+
+    def __init__(self, engine: Engine, recipe: Recipe, processor: Processor, *, ask: Ask | None, ranks: Ranks) -> None:
+        self._engine, self._recipe, self._processor, self._ask, self._ranks = engine, recipe, processor, ask, ranks
+        self._copy: nn.Module | None = None
+
+    def __call__(self) -> dict[str, float]:
+        """The scores, the same on every rank."""
+        if self._ranks.is_main and self._copy is None:
+            self._copy = self._built()
+        self._engine.copy_weights(self._copy)
+        scores: list[dict[str, float] | None] = [None]
+        if self._ask is not None and self._copy is not None:
+            scores = [self._ask(self._copy.network, self._processor)]
+        if self._ranks.world_size > 1:
+            dist.broadcast_object_list(scores, src=0)
+        assert scores[0] is not None
+        return scores[0]
+
+    def _built(self) -> nn.Module:
+        """An objective like the one in training, unsharded; the random numbers of training stay where they were."""
+        models, device = family(self._recipe.model.family), self._engine.device.name
+        dtype = next(self._engine.module.parameters()).dtype
+        with torch.random.fork_rng(devices=[] if device == "cpu" else [torch.cuda.current_device()]):
+            network = models.build(self._recipe.model, self._processor, dtype, self._recipe.run.seed)
+        return models.objective(network, LossWeights(answer=1.0, rationale=1.0, hard=1.0)).to(device).eval()

@@ -5,11 +5,17 @@ import json
 import pytest
 import torch
 
+from eval.decoding import Decoding
+from eval.in_loop import Exam
+from eval.model import open_checkpoint
 from medclm.checkpoint import exported, newest, verify
+from medclm.config import load_recipe
 from medclm.data.shards import Corpus
 from medclm.data.testing import write_small_corpus
 from medclm.engine import consolidated_state
-from tests.integration.test_training import flags, run
+from tests.integration.test_training import flags, run, start
+from tests.ranks import run_ranks
+from train.main import main
 
 STEPS = [
     "--train.steps=8",
@@ -81,15 +87,35 @@ def test_a_worse_checkpoint_does_not_push_out_the_best_one(corpus, tmp_path):
     assert kept == [f"step_{best:06d}", "step_000006"]
 
 
+def examined(rank, arguments):
+    from launch.train import make_exam
+
+    return main(arguments, make_exam)
+
+
+def test_questions_in_words_give_scores_and_change_nothing_either(corpus, judged, tmp_path):
+    """The scores of the last step are those that an evaluation of its export gives for the same questions."""
+    words = ["--validation.questions=6", "--validation.max_new_tokens=8", "--validation.best=validation/parsed_rate"]
+    codes = run_ranks(2, examined, flags(corpus, tmp_path, *STEPS, *JUDGED, *words), timeout_s=400)
+    assert codes == [0, 0], codes
+    folder = tmp_path / "demo"
+    plain, other = weights(judged, 8), weights(folder, 8)
+    assert all(torch.equal(plain[name], other[name]) for name in plain)
+    found = validations(folder)
+    assert set(found[8]) >= {"validation/answer_accuracy", "validation/parsed_rate", "validation/mean_iou", "validation/loss"}
+    recipe, opened = load_recipe(config=folder / "recipe.yaml"), Corpus(corpus)
+    exam = Exam(opened, split="val", questions=6, data=recipe.data, batch_size=2, max_new_tokens=8)
+    model = open_checkpoint(folder, Decoding())
+    for name, value in exam(model.network, model.processor).items():
+        assert found[8][name] == pytest.approx(value, abs=1e-6), name
+
+
 def test_a_split_or_score_that_is_not_there_is_named(corpus, tmp_path, capfd):
     assert not Corpus(corpus).record_files("test")
     codes = [
         flags(corpus, tmp_path / name, *STEPS, *JUDGED, flag)
         for name, flag in (("a", "--validation.split=test"), ("b", "--validation.best=accuracy"))
     ]
-    from tests.integration.test_training import start
-    from tests.ranks import run_ranks
-
     assert [run_ranks(1, start, arguments, timeout_s=240) for arguments in codes] == [[2], [2]]
     said = capfd.readouterr().err
     assert "validation.split=test: the corpus has no record there" in said
