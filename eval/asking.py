@@ -62,7 +62,7 @@ class Replies:
         found: dict[str, Reply] = {}
         for path in sorted(self.folder.glob("rank*.jsonl")):
             content = path.read_bytes()
-            for line in content[: content.rfind(b"\n") + 1].decode("utf-8").splitlines():
+            for line in content[: content.rfind(b"\n") + 1].decode("utf-8").split("\n")[:-1]:  # a text may hold U+2028
                 stored = json.loads(line)
                 key = stored.pop("id")
                 if "boxes_unit" in stored:

@@ -6,9 +6,6 @@ whose hash it names. Every text is escaped; equal comparisons give equal bytes. 
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import html
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +14,7 @@ import numpy as np
 
 from eval.comparison import Comparison, Row, Score, count, duration, goal, log_scale, lower_is_better, number
 from eval.comparison_style import SCRIPT, STYLE
-from eval.report import NOTICE
+from eval.page import NOTICE, cell, column, scrolling, shell, text
 from medclm.tracked_runs import History
 
 MOST_POINTS = 500
@@ -36,17 +33,12 @@ def write_page(comparison: Comparison, path: Path) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    path.write_text("".join(_page(comparison)), encoding="utf-8")
-
-
-def _page(comparison: Comparison) -> Iterator[str]:
     title = f"{comparison.experiment}: {count(len(comparison.rows), 'run')}"
-    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    yield "<!doctype html><html lang='en'><head><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
-    yield f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-    yield f"<title>{_text(title)}</title><style>{STYLE}</style></head><body><h1>{_text(title)}</h1>"
-    yield f"<p class='notice'>{NOTICE}</p><p>{_text(comparison.sentence)}.</p>"
+    path.write_text(shell(title, style=STYLE, script=SCRIPT, body=_body(title, comparison)), encoding="utf-8")
+
+
+def _body(title: str, comparison: Comparison) -> Iterator[str]:
+    yield f"<h1>{text(title)}</h1><p class='notice'>{NOTICE}</p><p>{text(comparison.sentence)}.</p>"
     yield "<h2>Runs</h2>"
     yield from _runs(comparison)
     if any(len(group.rows) > 1 for group in comparison.groups):
@@ -57,16 +49,6 @@ def _page(comparison: Comparison) -> Iterator[str]:
     if comparison.curves:
         yield "<h2>Curves</h2>"
         yield from _curves(comparison)
-    yield f"<script>{SCRIPT}</script></body></html>\n"
-
-
-def _text(value: object) -> str:
-    return html.escape(str(value))
-
-
-def _scrolling(label: str, table: str) -> str:
-    """A table wider than the page scrolls by itself, and by keyboard."""
-    return f"<div class='scroll' tabindex='0' role='region' aria-label='{_text(label)}'><table>{table}</table></div>"
 
 
 # Scores.
@@ -75,16 +57,16 @@ def _scrolling(label: str, table: str) -> str:
 def _runs(comparison: Comparison) -> Iterator[str]:
     parts = {metric: _parts(comparison, metric) for metric in comparison.metrics}
     heads = "".join(
-        f"<th scope='colgroup' class='group' colspan='{len(parts[metric])}'>{_text(metric)} "
+        f"<th scope='colgroup' class='group' colspan='{len(parts[metric])}'>{text(metric)} "
         f"<span class='soft'>{'lower is better' if lower_is_better(metric) else 'higher is better'}</span></th>"
         for metric in comparison.metrics
     )
     names = ["run", "id", "status", "recipe", "policy", "steps", "seconds", "seed"]
     columns = [*names, *(head for metric in comparison.metrics for head in parts[metric])]
-    sortable = "".join(_head(name, numeric=name not in ("run", "id", "status", "policy")) for name in columns)
+    sortable = "".join(column(name, numeric=name not in ("run", "id", "status", "policy")) for name in columns)
     rows = "".join(_run(comparison, at, row, parts) for at, row in enumerate(comparison.rows))
     head = f"<thead><tr><td colspan='{len(names)}'></td>{heads}</tr><tr>{sortable}</tr></thead>"
-    yield _scrolling("Runs", f"{head}<tbody>{rows}</tbody>")
+    yield scrolling("Runs", f"{head}<tbody>{rows}</tbody>")
     yield "<p class='note'>A column's head sorts by it. Final = at the last logged step; of the finished runs the best is bold. "
     yield "Intervals are the evaluation's own 95 % bootstrap intervals over patients. Seconds count from the first start of a run, "
     yield "pauses of a resumed run included.</p>"
@@ -102,13 +84,13 @@ def _parts(comparison: Comparison, metric: str) -> list[str]:
 def _run(comparison: Comparison, at: int, row: Row, parts: Mapping[str, Sequence[str]]) -> str:
     recipe = comparison.number(row)
     cells = [
-        f"<th scope='row'><span class='name'>{_swatch(comparison, at)}{_text(row.run.name)}</span></th><td><code>{_text(row.short_id)}</code></td>",
-        f"<td class='{'odd' if row.run.status in ('FAILED', 'KILLED') else ''}'>{_text(row.run.status.lower())}</td>",
-        _cell(str(recipe or "–"), recipe),
-        f"<td>{_text(row.policy)}</td>",
-        _cell(row.steps, row.step),
-        _cell(duration(row.seconds), row.seconds),
-        _cell(row.seed, float(row.seed) if row.seed.isdigit() else None),
+        f"<th scope='row'><span class='name'>{_swatch(comparison, at)}{text(row.run.name)}</span></th><td><code>{text(row.short_id)}</code></td>",
+        f"<td class='{'odd' if row.run.status in ('FAILED', 'KILLED') else ''}'>{text(row.run.status.lower())}</td>",
+        cell(str(recipe or "–"), recipe),
+        f"<td>{text(row.policy)}</td>",
+        cell(row.steps, row.step),
+        cell(duration(row.seconds), row.seconds),
+        cell(row.seed, float(row.seed) if row.seed.isdigit() else None),
     ]
     for metric in comparison.metrics:
         cells += _score(row.scores.get(metric), parts[metric], leads=comparison.leads(row, metric))
@@ -117,50 +99,40 @@ def _run(comparison: Comparison, at: int, row: Row, parts: Mapping[str, Sequence
 
 def _score(score: Score | None, parts: Sequence[str], *, leads: bool) -> list[str]:
     if score is None:
-        return [_cell("–", None)] * len(parts)
-    cells = [_cell(number(score.final), score.final, "best" if leads else "")]
+        return [cell("–", None)] * len(parts)
+    cells = [cell(number(score.final), score.final, "best" if leads else "")]
     if "95 % interval" in parts:
         interval = "–" if score.ci95 is None else "{:.3f} to {:.3f}".format(*score.ci95)
-        cells.append(_cell(interval, None if score.ci95 is None else score.ci95[0]))
+        cells.append(cell(interval, None if score.ci95 is None else score.ci95[0]))
     if "best" in parts:
         step = "–" if score.best_step is None else str(score.best_step)
-        cells += [_cell(number(score.best), score.best), _cell(step, score.best_step)]
+        cells += [cell(number(score.best), score.best), cell(step, score.best_step)]
     if len(parts) > len(cells):
         step, after = ("not reached", None) if score.reached is None else (str(score.reached[0]), score.reached[1])
-        cells += [_cell(step, score.reached and score.reached[0]), _cell(duration(after), after)]
+        cells += [cell(step, score.reached and score.reached[0]), cell(duration(after), after)]
     return cells
 
 
-def _head(name: str, *, numeric: bool) -> str:
-    return f"<th scope='col'{' class=n' if numeric else ''}><button type='button'>{_text(name)}</button></th>"
-
-
-def _cell(text: str, value: float | None, kind: str = "") -> str:
-    """A number, set flush right; what cannot be sorted by number sorts last."""
-    known = f" data-v='{value:.10g}'" if value is not None and math.isfinite(value) else ""
-    return f"<td class='n {kind}'{known}>{_text(text)}</td>"
-
-
 def _spreads(comparison: Comparison) -> Iterator[str]:
-    heads = "".join(f"<th scope='colgroup' class='group' colspan='3'>{_text(metric)}</th>" for metric in comparison.metrics)
+    heads = "".join(f"<th scope='colgroup' class='group' colspan='3'>{text(metric)}</th>" for metric in comparison.metrics)
     names = ["recipe", "policy", "runs", "seeds", *("mean", "least to greatest", "n") * len(comparison.metrics)]
-    sortable = "".join(_head(name, numeric=name not in ("recipe", "policy")) for name in names)
+    sortable = "".join(column(name, numeric=name not in ("recipe", "policy")) for name in names)
     rows = []
     for group in comparison.groups:
         cells = [
-            f"<th scope='row'><span class='name'>{group.number}: {_text(group.rows[0].label)}</span></th><td>{_text(group.rows[0].policy)}</td>",
-            _cell(str(len(group.rows)), len(group.rows)),
-            _cell(str(len(group.seeds)), len(group.seeds)),
+            f"<th scope='row'><span class='name'>{group.number}: {text(group.rows[0].label)}</span></th><td>{text(group.rows[0].policy)}</td>",
+            cell(str(len(group.rows)), len(group.rows)),
+            cell(str(len(group.seeds)), len(group.seeds)),
         ]
         for metric in comparison.metrics:
             finals = group.finals(metric)
             values = finals.values
             mean = float(np.mean(values)) if values else None
             spread = f"{number(min(values))} to {number(max(values))}" if values else "–"
-            cells += [_cell(number(mean), mean), _cell(spread, min(values, default=None)), _cell(finals.n, len(values))]
+            cells += [cell(number(mean), mean), cell(spread, min(values, default=None)), cell(finals.n, len(values))]
         rows.append(f"<tr>{''.join(cells)}</tr>")
     head = f"<thead><tr><td colspan='4'></td>{heads}</tr><tr>{sortable}</tr></thead>"
-    yield _scrolling("Recipes with several runs", f"{head}<tbody>{''.join(rows)}</tbody>")
+    yield scrolling("Recipes with several runs", f"{head}<tbody>{''.join(rows)}</tbody>")
     yield "<p class='note'>Final values of the finished runs of one recipe, which differ by name, place and seed only; "
     yield "what is not finite is in no mean, and a repeated run has the seed of another.</p>"
 
@@ -173,19 +145,19 @@ def _differences(comparison: Comparison) -> Iterator[str]:
     heads = []
     for group in groups:
         more = f" <span class='soft'>and {len(group.rows) - 1} more</span>" if len(group.rows) > 1 else ""
-        name = f"{group.number}: {_text(group.rows[0].label)}{more}"
+        name = f"{group.number}: {text(group.rows[0].label)}{more}"
         heads.append(f"<th scope='col'><span class='name narrow'>{name}</span></th>")
     rows, section = [], ""
     for key in keys:
         if key.split(".")[0] != section:
             section = key.split(".")[0]
-            rows.append(f"<tr class='section'><th scope='rowgroup' colspan='{len(groups) + 1}'>{_text(section)}</th></tr>")
+            rows.append(f"<tr class='section'><th scope='rowgroup' colspan='{len(groups) + 1}'>{text(section)}</th></tr>")
         values = [group.recipe.get(key, "–") for group in groups]
         tags = ["mark" if value != values[0] else "span" for value in values]
-        cells = [f"<td><{tag} class='name narrow'>{_text(value)}</{tag}></td>" for tag, value in zip(tags, values, strict=True)]
-        rows.append(f"<tr><th scope='row'>{_text(key.partition('.')[2])}</th>{''.join(cells)}</tr>")
+        cells = [f"<td><{tag} class='name narrow'>{text(value)}</{tag}></td>" for tag, value in zip(tags, values, strict=True)]
+        rows.append(f"<tr><th scope='row'>{text(key.partition('.')[2])}</th>{''.join(cells)}</tr>")
     head = f"<thead><tr><th scope='col'>key</th>{''.join(heads)}</tr></thead>"
-    yield _scrolling("Differing keys", f"{head}<tbody>{''.join(rows)}</tbody>")
+    yield scrolling("Differing keys", f"{head}<tbody>{''.join(rows)}</tbody>")
     yield "<p class='note'>Only keys that differ; marked = not as in the first recipe; – = the run knows no such key.</p>"
 
 
@@ -199,7 +171,7 @@ def _curves(comparison: Comparison) -> Iterator[str]:
     yield "<div class='curves'><fieldset id='runs'><legend>Runs</legend><p><button type='button' id='all'>all</button> "
     yield "<button type='button' id='none'>none</button></p>"
     for at, row in enumerate(comparison.rows):
-        yield f"<label data-run='{at}'><input type='checkbox' checked value='{at}'>{_swatch(comparison, at)}<span>{_text(row.label)}</span></label>"
+        yield f"<label data-run='{at}'><input type='checkbox' checked value='{at}'>{_swatch(comparison, at)}<span>{text(row.label)}</span></label>"
     yield "</fieldset><div class='charts'>"
     for metric, histories in comparison.curves.items():
         yield from _chart(comparison, metric, histories)
@@ -231,9 +203,9 @@ def _chart(comparison: Comparison, metric: str, histories: Mapping[str, History]
     if low == high:
         high = low + 1.0
     wide, tall = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
-    yield f"<figure><figcaption>{_text(metric)}{' <span class=soft>logarithmic</span>' if log else ''}</figcaption>"
+    yield f"<figure><figcaption>{text(metric)}{' <span class=soft>logarithmic</span>' if log else ''}</figcaption>"
     yield f"<svg class='chart' viewBox='0 0 {_WIDTH} {_HEIGHT}' tabindex='0' role='application' "
-    yield f"aria-label='{_text(metric)} over steps: left and right walk along a run, up and down change the run' "
+    yield f"aria-label='{text(metric)} over steps: left and right walk along a run, up and down change the run' "
     yield f"data-last='{last}' data-low='{low:.8g}' data-high='{high:.8g}' data-log='{int(log)}' data-wide='{wide * _FINE}' data-tall='{tall * _FINE}'><g class='axes'>"
     for tick in _ticks(low, high, log):
         y = _TOP + tall * (1 - ((math.log10(tick) if log else tick) - low) / (high - low))

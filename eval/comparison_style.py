@@ -1,22 +1,11 @@
-"""Style and script of the page of eval/comparison_page.py, which writes them into the file as they stand here."""
+"""Style and script of the page of eval/comparison_page.py, beside what all our pages share (eval/page.py)."""
 
 STYLE = """
-:root { color-scheme: light dark; --ink: #1a1a1e; --soft: #5c5c66; --line: #d9d9e0; --ground: #fff; --raised: #f5f5f8; --mark: #ffe7a3;
-  --alert: #b00020; --link: #2a5d9f; --c0: #0069a8; --c1: #cf5500; --c2: #00845f; --c3: #b8478f; --c4: #8a6d00; --c5: #2fa4d9; --c6: #6a3fb0; --c7: #55555f; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e8e8ee; --soft: #a0a0ac; --line: #3a3a44; --ground: #16161a; --raised: #212127; --mark: #5e4a10;
-  --alert: #ff8a9a; --link: #8ab8f0; --c0: #4fb0f0; --c1: #ff9552; --c2: #3fcf9f; --c3: #ee92cc; --c4: #e6cf4a; --c5: #a5dcf7; --c6: #b699f5; --c7: #c2c2cc; } }
-body { font: 15px/1.45 system-ui, sans-serif; color: var(--ink); background: var(--ground); margin: 1.6rem auto; max-width: 100rem; padding: 0 1.2rem; }
-h1 { font-size: 1.5rem; overflow-wrap: anywhere; } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; } code { font-size: .9em; }
-.notice { color: var(--alert); font-weight: 600; } .note { color: var(--soft); font-size: .85rem; max-width: 60rem; } .soft { color: var(--soft); font-weight: 400; font-size: .9em; }
-.scroll { overflow: auto; max-height: 75vh; max-width: 100%; width: fit-content; border: 1px solid var(--line); border-radius: 6px; }
-table { border-collapse: separate; border-spacing: 0; font-size: .88rem; width: max-content; } td, tbody th { padding: .25rem .7rem; text-align: left; vertical-align: top; border-top: 1px solid var(--line); }
-thead { position: sticky; top: 0; z-index: 2; } thead th, thead td { background: var(--raised); padding: .3rem .7rem; text-align: left; border: 0; vertical-align: bottom; }
-thead th.group { border-left: 1px solid var(--line); white-space: nowrap; } thead button { all: unset; cursor: pointer; white-space: nowrap; color: var(--link); }
-thead button:focus-visible { outline: 2px solid var(--link); } th[aria-sort=ascending] button::after { content: " ▲"; } th[aria-sort=descending] button::after { content: " ▼"; }
-tbody th { font-weight: 500; position: sticky; left: 0; background: var(--ground); }
+:root { --c0: #0069a8; --c1: #cf5500; --c2: #00845f; --c3: #b8478f; --c4: #8a6d00; --c5: #2fa4d9; --c6: #6a3fb0; --c7: #55555f; }
+@media screen and (prefers-color-scheme: dark) { :root { --c0: #4fb0f0; --c1: #ff9552; --c2: #3fcf9f; --c3: #ee92cc; --c4: #e6cf4a; --c5: #a5dcf7; --c6: #b699f5; --c7: #c2c2cc; } }
 .name { display: inline-block; max-width: 22rem; overflow-wrap: anywhere; }
 tr.section th { background: var(--raised); color: var(--soft); font-weight: 600; }
-.n, thead .n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; } td.best { font-weight: 700; }
+td.best { font-weight: 700; }
 td.odd { white-space: nowrap; color: var(--alert); } mark { background: var(--mark); color: inherit; padding: 0 .2em; border-radius: 3px; font-weight: 600; }
 tbody tr.on > *, label.on { background: var(--raised); } tbody tr.off { opacity: .45; }
 .name.narrow { max-width: 14rem; } .swatch { width: 22px; height: 8px; margin-right: .5rem; flex: none; } .swatch path { stroke-width: 3; }
@@ -26,7 +15,7 @@ fieldset p { margin: .2rem 0 .4rem; } fieldset label { display: flex; align-item
 fieldset label span { overflow-wrap: anywhere; } fieldset input { flex: none; }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(26rem, 100%), 1fr)); gap: .8rem 1.4rem; min-width: 0; } figure { margin: 0; min-width: 0; }
 figcaption { font-weight: 600; font-size: .9rem; overflow-wrap: anywhere; } .chart { width: 100%; display: block; cursor: crosshair; }
-.chart:focus-visible, .scroll:focus-visible { outline: 2px solid var(--link); } .axes path { stroke: var(--line); } .axes text { font-size: 12px; fill: var(--soft); }
+.axes path { stroke: var(--line); } .axes text { font-size: 12px; fill: var(--soft); }
 .plot path, .swatch path { fill: none; stroke-linejoin: round; stroke-linecap: round; vector-effect: non-scaling-stroke; } .plot path { stroke-width: 1.5; }
 .plot.lit path { opacity: .13; } .plot.lit path.on { opacity: 1; stroke-width: 2.6; } .plot path.off { display: none; }
 .here { display: none; fill: var(--ink); } .plot.lit .here.on { display: block; } .readout { margin: 0; font-size: .85rem; min-height: 1.45em; color: var(--soft); overflow-wrap: anywhere; }
@@ -36,8 +25,6 @@ figcaption { font-weight: 600; font-size: .9rem; overflow-wrap: anywhere; } .cha
 """
 
 SCRIPT = """
-'use strict';
-const all = (selector, under = document) => [...under.querySelectorAll(selector)];
 const boxes = all('#runs input');
 const marked = {};
 for (const one of all('[data-run]')) (marked[one.dataset.run] ??= []).push(one);
@@ -134,19 +121,4 @@ for (const chart of all('.chart')) {
     point(path, Math.min(Math.max(index, 0), found.length - 1));
   });
 }
-for (const button of all('thead button')) button.addEventListener('click', () => {
-  const head = button.parentElement, table = button.closest('table'), body = table.tBodies[0];
-  const column = [...head.parentElement.children].indexOf(head);
-  const direction = head.getAttribute('aria-sort') === 'ascending' ? -1 : 1;
-  const value = (row) => row.children[column].dataset.v;
-  const rows = [...body.rows].sort((one, two) => {
-    const first = value(one), second = value(two);
-    if ((first === undefined) !== (second === undefined)) return first === undefined ? 1 : -1;
-    if (first !== undefined) return direction * (first - second);
-    return direction * one.children[column].textContent.localeCompare(two.children[column].textContent);
-  });
-  for (const other of all('th[aria-sort]', table)) other.removeAttribute('aria-sort');
-  head.setAttribute('aria-sort', direction > 0 ? 'ascending' : 'descending');
-  body.append(...rows);
-});
 """

@@ -1,7 +1,7 @@
 """One evaluation: ask every question once, judge the replies by each suite, and leave results a person can check.
 
     OUT/replies-SPLIT/                                                   every reply as it came (eval/asking.py)
-    OUT/SUITE-SPLIT/{results.json, predictions.jsonl, report.html, overlays/*.png}
+    OUT/SUITE-SPLIT/{results.json, settings.json, predictions.jsonl, report.html, pictures/*.jpg}
 
 Knows no score and no benchmark by name.
 """
@@ -18,16 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from eval.asking import Replies, ask_all
+from eval.case_pictures import save_pictures
+from eval.cases import case_of, choose, line_of
 from eval.decoding import Decoding
-from eval.example import STORED, Ask, Example, Reply, Said, Square, Terms, Values, View
+from eval.example import STORED, Ask, Example, Reply, Said, Square, Terms, View
 from eval.layouts.layout import open_pool
-from eval.overlay import overlay
-from eval.pictures import Pictures
 from eval.pool import Pool
-from eval.report import Shown, write_report
+from eval.report import write_report
 from eval.respondent import Asked, Respondent, read_reply
 from eval.stored import STORED_SQUARE, Stored
-from eval.suite import ANSWER, Suite, breakdown, summarise
+from eval.suite import Suite, breakdown, summarise
 from eval.suites.behaviour import BehaviourSuite
 from eval.suites.choice import ChoiceSuite
 from eval.suites.classification import ClassificationSuite
@@ -37,9 +37,7 @@ from eval.suites.vqa import vqa_suite
 from medclm.data.manifest import write_json
 from medclm.data.render import with_instruction
 from medclm.distributed import ControlPlane, Ranks
-from medclm.draws import generator
 from medclm.metrics.profiles import profile_named
-from medclm.types import Box
 
 SUITES: dict[str, Callable[[Pool, Terms], Suite]] = {
     "vqa": vqa_suite,
@@ -50,9 +48,6 @@ SUITES: dict[str, Callable[[Pool, Terms], Suite]] = {
     "behaviour": BehaviourSuite,
 }
 ALONE = Ranks(rank=0, local_rank=0, world_size=1)
-OVERLAYS = 24
-"""Pictures drawn per suite."""
-_WRONG_REASON = 12
 
 
 @dataclass(frozen=True)
@@ -241,14 +236,19 @@ def _judge(
     said = [_said(example, suite, replies, pool, respondent) for example in suite.examples]
     judged = suite.judge(suite.examples, said)
     not_run = dict(suite.not_run)  # of the model; judging the guesses comes after
-    lines = [_line(*row) for row in zip(suite.examples, said, judged, strict=True)]
+    rows = zip(suite.examples, said, judged, strict=True)
+    cases = choose([case_of(example, suite.asks(example), one, values) for example, one, values in rows], seed=plan.seed)
     shutil.rmtree(folder, ignore_errors=True)
-    (folder / "overlays").mkdir(parents=True)
-    _write_lines(folder / "predictions.jsonl", lines)
+    folder.mkdir(parents=True)
+    if (pictures := pool.pictures) is not None:
+        keys = {example.id: example.picture for example in suite.examples}
+        cases = save_pictures(cases, folder, lambda case_id: pictures.open(keys[case_id]))
+    _write_lines(folder / "predictions.jsonl", [line_of(case) for case in cases])
     results = {
         "suite": suite.name,
         "benchmark": pool.name,
-        "n": len(lines),
+        "n": len(cases),
+        "headline": list(suite.headline),
         "scores": {name: score.as_json() for name, score in summarise(suite, judged, seed=plan.seed).items()},
         "breakdown": breakdown(suite, judged, seed=plan.seed),
         "left_out": suite.left_out,
@@ -256,8 +256,9 @@ def _judge(
         **plan.notes,
         "versions": package_versions(),
     }
-    _page(folder, suite, lines, results, plan, pool.pictures, settings)
-    write_json(folder / "settings.json", settings | {"limit": plan.limit, "seed": plan.seed})
+    settings = settings | {"limit": plan.limit, "seed": plan.seed}
+    write_json(folder / "settings.json", settings)
+    write_report(folder / "report.html", results=results, settings=settings, cases=cases)
     write_json(folder / "results.json", results)
     return results
 
@@ -277,65 +278,3 @@ def _write_lines(path: Path, lines: Sequence[dict[str, Any]]) -> None:
     partial = path.with_suffix(".partial")
     partial.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
     os.replace(partial, path)
-
-
-def _line(example: Example, said: Said, values: Values) -> dict[str, Any]:
-    """One example as predictions.jsonl has it; what was asked beside the plain question stands under `others`."""
-    first = said[ANSWER] if ANSWER in said else next(iter(said.values()))
-    others = {name: one.text or list(one.option_scores) for name, one in said.items() if one is not first}
-    return {
-        "id": example.id,
-        "patient": example.patient,
-        "question_kind": example.question_kind,
-        "answer_type": example.answer_type,
-        "question": example.question,
-        "truth": {"answers": list(example.answers), "boxes_xyxy_unit": [list(box) for box in example.boxes_unit]},
-        "text": first.text,
-        "parsed": {"answer": first.answer, "boxes_xyxy_unit": [list(box) for box in first.boxes_unit]},
-        **({"others": others} if others else {}),
-        "scores": values,
-    }
-
-
-def _page(
-    folder: Path,
-    suite: Suite,
-    lines: list[dict[str, Any]],
-    results: dict[str, Any],
-    plan: Plan,
-    pictures: Pictures | None,
-    settings: dict[str, Any],
-) -> None:
-    fooled = [line for line in lines if line["scores"].get("right_for_wrong_reason")][:_WRONG_REASON]
-    spread = generator(plan.seed, "eval.overlays").permutation(len(lines)).tolist()
-    chosen = [lines[i] for i in spread if lines[i] not in fooled][: OVERLAYS - len(fooled)]
-    examples = {example.id: example for example in suite.examples}
-    shown = {line["id"]: _shown(line, examples[line["id"]], folder, pictures) for line in [*fooled, *chosen]}
-    write_report(
-        folder / "report.html",
-        results=results,
-        settings=settings,
-        left_out=suite.left_out,
-        wrong_reason=[shown[line["id"]] for line in fooled],
-        examples=[shown[line["id"]] for line in chosen],
-    )
-
-
-def _shown(line: dict[str, Any], example: Example, folder: Path, pictures: Pictures | None) -> Shown:
-    if pictures is None:
-        return Shown(
-            id=example.id, picture=None, lines=(example.question, f"Truth: {' | '.join(example.answers)}", line["text"])
-        )
-    predicted = [Box(*box) for box in line["parsed"]["boxes_xyxy_unit"]]
-    iou = line["scores"].get("mean_iou")
-    caption = (
-        f"Question: {example.question}",
-        f"Truth: {' | '.join(example.answers)}",
-        f"Model: {line['parsed']['answer'] or 'unparsed'}" + (f"   (IoU {iou:.2f})" if iou is not None else ""),
-        line["text"],
-    )
-    picture = overlay(pictures.open(example.picture), truth_unit=example.boxes_unit, predicted_unit=predicted, caption=caption)
-    name = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in example.id)[:80]
-    path = folder / "overlays" / f"{name}.png"
-    picture.save(path)
-    return Shown(id=example.id, picture=path, lines=(example.question,))

@@ -5,6 +5,7 @@ runs of an MLflow experiment side by side:
   python launch/compare.py --experiment medclm --metric grounding/mean_iou
 two evaluations by a paired test over patients:
   python launch/compare.py --paired runs/a/eval/vqa-test runs/b/eval/vqa-test --metric answer_accuracy
+  python launch/compare.py --paired runs/a/eval/vqa-test runs/b/eval/vqa-test --out a-or-b.html     case by case, with pictures
 prove that every stage of a run follows from its logged losses (exit status 0 equal, 1 not, 2 cannot be said):
   python launch/compare.py --replay runs/demo
   python launch/compare.py --replay runs/demo --out pictures        its course as pictures, too
@@ -73,7 +74,11 @@ def arguments(given: list[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--data", type=Path, metavar="FOLDER", help="with --replay: where the run's corpus is now")
     add("--step", type=int, help="with --replay: the batch after this many updates")
     add("--why", metavar="RECORD", help="with --replay: a record id or a global position to explain")
-    add("--out", type=Path, help="folder for pictures of --replay or --simulate; with --experiment an HTML file to write")
+    add(
+        "--out",
+        type=Path,
+        help="folder for pictures of --replay or --simulate; with --experiment or --paired an HTML file to write",
+    )
     add("--learner", help="with --simulate: transfer (the default), no_transfer, plateau, long_tail, or a YAML file")
     add("--config", type=Path, metavar="FILE", help="with --simulate: recipe whose train, run.seed and curriculum count")
     chosen, recipe_keys = parser.parse_known_args(given)
@@ -83,8 +88,8 @@ def arguments(given: list[str]) -> tuple[argparse.Namespace, list[str]]:
         if getattr(chosen, flag) is not None and all(getattr(chosen, mode) is None for mode in modes):
             raise ValueError(f"--{flag.replace('_', '-')}: only with {' or '.join(f'--{mode}' for mode in modes)}")
     draws = chosen.replay is not None and chosen.why is None and chosen.step is None
-    if chosen.out is not None and not (chosen.experiment or chosen.simulate is not None or draws):
-        raise ValueError("--out: only with --experiment, --simulate, or --replay without --why and --step")
+    if chosen.out is not None and not (chosen.experiment or chosen.paired or chosen.simulate is not None or draws):
+        raise ValueError("--out: only with --experiment, --paired, --simulate, or --replay without --why and --step")
     if chosen.paired and len(chosen.metric or ()) > 1:
         raise ValueError("--metric: with --paired give one")
     return chosen, recipe_keys
@@ -101,6 +106,11 @@ def main(given: list[str]) -> int:
 
         score = (*(chosen.metric or ()), "mean_iou" if chosen.paired[0].name.startswith("grounding") else "answer_accuracy")[0]
         print_paired(paired(chosen.paired[0], chosen.paired[1], score), score)
+        if chosen.out is not None:
+            from eval.side_by_side import write_side_by_side
+
+            write_side_by_side(chosen.out, chosen.paired[0], chosen.paired[1])
+            print(f"page: {chosen.out}")
         return 0
     from eval.comparison import compare_experiment
     from medclm.tracking import store_uri

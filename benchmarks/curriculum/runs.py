@@ -155,7 +155,7 @@ def _by_patient(folder: Path) -> dict[str, dict[str, Any]]:
     """
     values: dict[str, dict[str, list[float]]] = defaultdict(lambda: {score: [] for score in SCORES})
     for suite in ("vqa", "grounding"):
-        for line in (folder / f"{suite}-test" / "predictions.jsonl").read_text(encoding="utf-8").splitlines():
+        for line in (folder / f"{suite}-test" / "predictions.jsonl").read_text(encoding="utf-8").split("\n")[:-1]:
             prediction = json.loads(line)
             of_patient = values[prediction["patient"]]
             for score in SCORES:
