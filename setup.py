@@ -45,7 +45,7 @@ setup(
     ],
     extras_require={
         "gpu": ["flash-attn>=2.7", "ninja"],
-        "eval": ["scikit-learn>=1.5", "matplotlib>=3.9", "pycocoevalcap>=1.2"],
+        "eval": ["scikit-learn>=1.5", "matplotlib>=3.9", "pycocoevalcap>=1.2", "highdicom>=0.28"],
         "dev": [
             "pytest>=8",
             "pytest-xdist>=3.6",
