@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +18,6 @@ from medclm.metrics.intervals import Paired, paired_test
 
 if TYPE_CHECKING:
     from eval.runner import Plan
-
-_TRACKED_PICTURES = 6
 
 
 def print_scores(results: Mapping[str, Mapping[str, Any]]) -> None:
@@ -47,14 +47,17 @@ def print_layouts() -> None:
 def tracked(
     results: Mapping[str, Mapping[str, Any]], plan: Plan, checkpoint: Path, out: Path, section: TrackingSection, runs: Path
 ) -> None:
-    """Log finished results as SUITE/SCORE at the checkpoint's step, with results.json and a few pictures.
+    """Log finished results as SUITE/SCORE at the checkpoint's step, with results.json and report.html.
 
-    They go to the run that made the checkpoint, or to one of their own where that is not in this store.
+    They go to the run that made the checkpoint, or to one of their own where that is not in this store; and to the model card
+    of its export.
     """
     from medclm.checkpoint import export_settings, exported
     from medclm.tracking import Tracker, stored_run_id
 
-    step = int(export_settings(exported(checkpoint)).get("step", 0))
+    export = exported(checkpoint)
+    _add_to_card(results, plan, export)
+    step = int(export_settings(export).get("step", 0))
     with Tracker(out, section, runs) as tracker:
         run_id = stored_run_id(checkpoint, tracker.uri)
         if run_id is None:
@@ -66,8 +69,33 @@ def tracked(
             scores = {f"{suite}/{key}": score["value"] for key, score in result["scores"].items() if score["value"] is not None}
             tracker.log(step, scores)
             tracker.artifact(folder / "results.json", folder.name)
-            for path in sorted((folder / "overlays").glob("*.png"))[:_TRACKED_PICTURES]:
-                tracker.picture(path, f"{folder.name}/overlays")
+            tracker.picture(folder / "report.html", folder.name)  # it holds pictures of patients
+
+
+def _add_to_card(results: Mapping[str, Mapping[str, Any]], plan: Plan, export: Path) -> None:
+    """Write finished results into the model card of an export; one that we did not write, or may not write to, stays as it is."""
+    from medclm.checkpoint import add_evaluations
+    from medclm.model_card import evaluation
+
+    if not os.access(export, os.W_OK):
+        print(f"{export}: may not be written to, so its model card goes without these scores")
+        return
+    month = datetime.now(UTC).strftime("%Y-%m")
+    found = [
+        evaluation(
+            result,
+            split=plan.split,
+            limit=plan.limit,
+            instruction=plan.instruction,
+            profile=plan.profile,
+            blank=plan.blank,
+            month=month,
+        )
+        for result in results.values()
+    ]
+    card = add_evaluations(export, found)
+    if card is not None:
+        print(f"model card: {card}")
 
 
 def print_learned(run: Path) -> None:
@@ -89,7 +117,7 @@ def print_learned(run: Path) -> None:
     print(f"  runs      mlflow ui --backend-store-uri sqlite:///{store}   then http://127.0.0.1:5000")
     print(f"  model     {export}   (plain transformers folder; checkpoints: {run / 'checkpoints'})")
     print(f"  scores    {run / 'eval' / 'vqa-test' / 'results.json'}, report.html beside it")
-    print(f"  pictures  {run / 'eval' / 'grounding-test' / 'overlays'}, {run / 'eval' / 'grounding-test' / 'report.html'}")
+    print(f"  pictures  {run / 'eval' / 'grounding-test' / 'report.html'}")
     print(
         f"  try it    python launch/predict.py --checkpoint {run} --image FILE --question 'What is the finding in this image?' --out overlay.png"
     )
@@ -133,7 +161,7 @@ def _scored(folder: Path, score: str) -> dict[str, tuple[float, str]]:
     path = folder / "predictions.jsonl"
     if not path.is_file():
         raise ValueError(f"{folder}: no predictions.jsonl: give a folder such as runs/NAME/eval/vqa-test")
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]  # a text may hold U+2028
     return {line["id"]: (line["scores"][score], line["patient"]) for line in lines if score in line["scores"]}
 
 

@@ -18,12 +18,19 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def escape(text: object) -> str:
-    """A text on one line that Markdown and HTML show as it is; control characters are dropped, a long one is cut."""
-    line = " ".join(str(text).split())
-    line = "".join(letter for letter in line if unicodedata.category(letter)[0] != "C")
-    if len(line) > _LONGEST:
-        line = line[: _LONGEST - 1] + "…"
-    return re.sub(r"([\\`*_{}\[\]()#+!|<>~$&:@])", r"\\\1", line)
+    """A text on one line that Markdown and HTML show as it is, without links; control characters go, a long text is cut."""
+    return re.sub(r"([\\`*_{}\[\]#|<>~$&@]|:(?=/)|(?<=www)\.)", r"\\\1", _line(text))
+
+
+def code(text: object) -> str:
+    """The same in code type; backticks go too."""
+    line = _line(text).replace("`", "").strip()
+    return f"`{line}`".replace("|", "\\|") if line else ""
+
+
+def _line(text: object) -> str:
+    line = "".join(letter for letter in " ".join(str(text).split()) if unicodedata.category(letter)[0] != "C")
+    return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"
 
 
 def bullets(lines: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from medclm.config import Recipe
-from medclm.markdown import escape, listed, table
+from medclm.markdown import code, escape, listed, table
 from medclm.model_card_data import data_section, licence_section, limitations_section
 
 CARD = "README.md"
@@ -124,7 +124,7 @@ def render_card(facts: Mapping[str, Any]) -> str:
     sections = [
         f"---\n{yaml.safe_dump(_front_matter(facts), sort_keys=False, allow_unicode=True)}---",
         f"<!-- Made from {FACTS}; the next evaluation writes it anew. -->",
-        f"# {escape(facts['training']['run'])}",
+        f"# {escape(facts['training']['run'])}, step {facts['training']['step']:,}",
         f"**{NOTICE}.**",
         *_what(facts),
         *_use(corpus),
@@ -210,24 +210,24 @@ _TRAIN_ROWS = {
 def _training(facts: Mapping[str, Any]) -> list[str]:
     training = facts["training"]
     lora = training["lora"]
-    settings = ", ".join(f"{name} {value}" for name, value in training["policy_settings"].items())
+    settings = ", ".join(f"{code(name)} {value}" for name, value in training["policy_settings"].items())
     rows = [
         ("steps", f"{training['step']:,} of {training['steps']:,}"),
-        *((what, str(training["train"][key])) for key, what in _TRAIN_ROWS.items()),
-        ("curriculum policy", training["policy"]),
+        *((what, escape(training["train"][key])) for key, what in _TRAIN_ROWS.items()),
+        ("curriculum policy", escape(training["policy"])),
         ("its settings", settings or "none"),
-        ("frozen", ", ".join(training["frozen"]) or "nothing"),
+        ("frozen", listed(training["frozen"]) or "nothing"),
         ("LoRA", f"rank {lora['rank']}, alpha {lora['alpha']:g}, merged into the weights" if lora else "none"),
         ("ranks", str(training["ranks"])),
         ("seed", str(training["seed"])),
-        ("versions", ", ".join(f"{name} {version}" for name, version in facts["versions"].items())),
+        ("versions", listed(f"{name} {version}" for name, version in facts["versions"].items())),
     ]
     return [
         "## How it was trained",
         "Three stages, mixed by the policy: **Easy** shows the box on the picture and asks for reasoning that gives the box, and the "
         "answer; **Medium** asks the same without the box; **Hard** shows another patient's picture of the same domain and asks for "
         f"the answer alone. Boxes with a side under {training['min_side']:g} pixels of the model's square were left out.",
-        table(("what", "value"), [(escape(name), escape(value)) for name, value in rows]),
+        table(("what", "value"), rows),
     ]
 
 
@@ -247,9 +247,11 @@ def _asking(asking: Mapping[str, Any]) -> list[str]:
         "square: make the square first.\n"
         f'- Question: one sentence, a line break, and how to answer: "{asking["instructions"]["reason"]}" or '
         f'"{asking["instructions"]["direct"]}"\n'
+        f"- To point at a region, outline it on the square, {asking['pointing']['line_px']} px wide, and name the colour in the question "
+        f"(the red box): {', '.join(asking['pointing']['colours'])}\n"
         '- Reply: "Reasoning: ... [x0, y0, x1, y1] ..." and, after an empty line, "Answer: ..."; what follows the last "Answer:" is the '
         "answer. A reply without it answers nothing.\n"
-        f"- Boxes: [x0, y0, x1, y1], x to the right, y down, {unit} {frame}, {section['digits']} decimals. In a picture of {width} x "
+        f"- Boxes: [x0, y0, x1, y1], x to the right, y down, {unit} {frame}, decimals: {section['digits']}. In a picture of {width} x "
         f"{height} pixels the model writes `{example['written']}` for the box [{box}] in pixels.",
         "This asks about `picture.png` and reads the boxes back; it needs transformers, torch and Pillow:",
         f"```python\n{asking['code']}```",
@@ -274,12 +276,12 @@ def _scores(one: Mapping[str, Any]) -> list[str]:
     drawn = "" if one["limit"] is None else f", a draw of at most {one['limit']:,}"
     left_out = "".join(f"; left out: {n:,} {escape(reason)}" for reason, n in one["left_out"].items())
     rows = [
-        (escape(name), _number(score["value"]), _interval(score["ci95"]), _number(score["floor"]), f"{score['n']:,}")
+        (code(name), _number(score["value"]), _interval(score["ci95"]), _number(score["floor"]), f"{score['n']:,}")
         for name, score in one["scores"].items()
     ]
     return [
         f"### {escape(one['suite'])} on {escape(one['benchmark'])}, split {escape(one['split'])}",
-        f"{one['n']:,} questions{drawn}{shown}; asked to {escape(one['instruction'])}, judged by {escape(one['profile'])}, "
+        f"{one['n']:,} questions{drawn}{shown}; asked to {escape(one['instruction'])}, judged by {escape(one['profile'])} in "
         f"{escape(one['month'])}{left_out}.",
         table(("score", "value", "95 % interval", "floor", "n"), rows) if rows else "No example had a score.",
     ]

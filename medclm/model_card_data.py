@@ -71,7 +71,7 @@ def _sources(sources: Sequence[Mapping[str, Any]]) -> list[str]:
         "source",
         "pictures",
         "licence",
-        "may be shared",
+        "shareable",
         "classes marked wherever they occur",
         "pictures without a patient",
     )

@@ -121,6 +121,5 @@ def unit_box(where: str, numbers: object, size: tuple[int, int], *, sized: bool 
         if refusal.reason in _FAULTS:
             raise ValueError(f"{where}: {refusal.detail}") from refusal
         return refusal.reason.replace("_", " ")
-    except ZeroDivisionError:  # sides so small that their product is nothing
-        return "box zero area"
-    return Box(box_px.x0 / width, box_px.y0 / height, box_px.x1 / width, box_px.y1 / height)
+    unit = Box(box_px.x0 / width, box_px.y0 / height, box_px.x1 / width, box_px.y1 / height)
+    return unit if unit.area > 0 else "box zero area"  # sides so small that their product is nothing

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from medclm.config import DataSection
+from medclm.data.draw import COLOURS
 from medclm.data.frame import ImageFrame
 from medclm.data.render import INSTRUCTIONS
 from medclm.models.protocol import Processor
@@ -38,6 +39,7 @@ def asking_facts(processor: Processor, data: DataSection) -> dict[str, Any]:
         "fit": data.fit,
         "prompt": {"before": before, "after": after},
         "instructions": dict(INSTRUCTIONS),
+        "pointing": {"colours": [name for name, _ in COLOURS], "line_px": max(1, round(data.prompt_line * side / 336))},
         "box_text": data.box_text.model_dump(mode="json"),
         "example": {"size": list(EXAMPLE_SIZE), "box_px": list(EXAMPLE_BOX_PX), "written": written},
         "code": asking_code(side=side, data=data, before=before, after=after),
@@ -74,12 +76,13 @@ def _to_pixels(side: int, data: DataSection) -> list[str]:
     section, padded = data.box_text, data.fit == "pad"
     in_square = section.frame == "padded"
     largest = side if section.scale == "px" else int(section.scale)
+    per = "" if largest == 1 else f" / {largest}"
     if padded and (in_square or (section.frame == "resized" and section.scale == "px")):
-        lines = [f"across = down = max(width, height) / {largest}"]
+        lines = [f"across = down = max(width, height){per}"]
     elif section.frame == "original" and section.scale == "px":
         lines = ["across = down = 1"]
     else:
-        lines = [f"across, down = width / {largest}, height / {largest}"]
+        lines = [f"across, down = width{per}, height{per}"]
     if padded and in_square:
         return [*lines, "left, top = (max(width, height) - width) // 2, (max(width, height) - height) // 2"]
     return [*lines, "left = top = 0"]

@@ -17,7 +17,7 @@ import importlib.util
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import islice
@@ -51,6 +51,8 @@ class Chat:
     system: str = ""
     picture: bytes | None = None
     """PNG."""
+    picture_first: bool = False
+    """Before the text, as vision-language models are mostly trained, or after it."""
     schema: Mapping[str, Any] | None = None
     """JSON schema of the reply."""
     prompt_tokens: int = 0
@@ -61,7 +63,8 @@ class Chat:
         content: Any = self.text
         if self.picture is not None:
             url = f"data:image/png;base64,{base64.b64encode(self.picture).decode()}"
-            content = [{"type": "text", "text": self.text}, {"type": "image_url", "image_url": {"url": url}}]
+            parts = [{"type": "text", "text": self.text}, {"type": "image_url", "image_url": {"url": url}}]
+            content = parts[::-1] if self.picture_first else parts
         told = [{"role": "system", "content": self.system}] if self.system else []
         body: dict[str, Any] = {
             "model": model,
@@ -122,8 +125,8 @@ class Asker:
         items: Iterable[T],
         chat_of: Callable[[T], Chat],
         heard: Callable[[T, Reply | Failure], None] = lambda item, answer: None,
-    ) -> Iterator[tuple[T, Reply | Failure]]:
-        """A reply to each item, or why there is none, as they come; `endpoint.concurrency` at once.
+    ) -> Generator[tuple[T, Reply | Failure], None, None]:
+        """A reply to each item, or why there is none, as they come; `endpoint.concurrency` at once, and none after it is closed.
 
         Args:
             chat_of: what is asked about an item; called in the thread that asks, just before.
