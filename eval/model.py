@@ -15,6 +15,7 @@ from eval.pictures import GivenPictures, Pictures, shown
 from eval.respondent import Asked, read_reply
 from medclm.config import BoxTextSection, DataSection
 from medclm.data.frame import ImageFrame
+from medclm.data.render import BEGINS, begin_of
 
 if TYPE_CHECKING:
     import torch
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from medclm.generation import Completion, Request
     from medclm.models.protocol import Processor
 
-BEGIN = "Answer:"
-"""How a direct completion begins (data/render.py): options are scored as what follows."""
 _CHUNK_BATCHES = 4
 """Batches between two hand-overs of replies: what a killed evaluation loses at most."""
 _HASHED = 1 << 20
@@ -73,7 +72,13 @@ class LocalModel:
         from medclm.generation import Request
 
         return [
-            Request(one.id, one.ask.question, shown(one.ask.view, one.example.picture, pictures, self.square)) for one in chunk
+            Request(
+                one.id,
+                one.ask.question,
+                shown(one.ask.view, one.example.picture, pictures, self.square),
+                begin=BEGINS["direct"] if one.ask.options else begin_of(one.ask.question),
+            )
+            for one in chunk
         ]
 
     def _write(
@@ -92,13 +97,13 @@ class LocalModel:
             progress=progress,
         )
         return [
-            self._reply(completion, self.square.frame(pictures.size(one.ask.view.key(one.example.picture))))
-            for one, completion in zip(chunk, completions, strict=True)
+            self._reply(completion, request.begin, self.square.frame(pictures.size(one.ask.view.key(one.example.picture))))
+            for one, request, completion in zip(chunk, requests, completions, strict=True)
         ]
 
-    def _reply(self, completion: Completion, frame: ImageFrame) -> Reply:
+    def _reply(self, completion: Completion, begin: str, frame: ImageFrame) -> Reply:
         written = frame.find_written(completion.text, self.box_text)
-        ends = self._ends(completion.ids) if written else []
+        ends = self._ends(completion.ids, begin) if written else []
         return Reply(
             text=completion.text,
             tokens=completion.tokens,
@@ -106,9 +111,12 @@ class LocalModel:
             box_scores=tuple(round(_mean_over(place, ends, completion.scores), 5) for _, place in written),
         )
 
-    def _ends(self, ids: tuple[int, ...]) -> list[int]:
-        """Characters of the text up to and including each token."""
-        return [len(self.processor.decode(ids[: at + 1])) for at in range(len(ids))]
+    def _ends(self, ids: tuple[int, ...], begin: str) -> list[int]:
+        """Characters of the text up to and including each generated token."""
+        from medclm.generation import begin_ids
+
+        given = begin_ids(self.processor, begin)
+        return [len(self.processor.decode([*given, *ids[: at + 1]])) for at in range(len(ids))]
 
     def _score(
         self, chunk: list[Asked], requests: list[Request], pictures: Pictures, progress: Callable[[int], None]
@@ -121,7 +129,6 @@ class LocalModel:
             requests,
             [one.ask.options for one in chunk],
             batch_size=self.decoding.batch_size,
-            begin=BEGIN,
             progress=progress,
         )
         return [
@@ -132,7 +139,7 @@ class LocalModel:
 
 def _mean_over(place: slice, ends: Sequence[int], scores: Sequence[float]) -> float:
     """Mean score of the tokens that write the characters of `place`."""
-    begins = [0, *ends[:-1]]
+    begins = [0, *ends[:-1]]  # a given beginning holds no box
     inside = [score for begin, end, score in zip(begins, ends, scores, strict=True) if end > place.start and begin < place.stop]
     return sum(inside) / len(inside) if inside else float("-inf")
 

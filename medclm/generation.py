@@ -31,11 +31,13 @@ class Request:
     """With its response instruction, without the prompt's frame."""
     image: Image.Image
     """RGB, the model's square of S x S pixels."""
+    begin: str = ""
+    """What the completion begins with: read with the prompt, not generated; `data.render.begin_of`."""
 
 
 @dataclass(frozen=True)
 class Completion:
-    """What the network wrote."""
+    """What the network wrote; `text` begins with the request's `begin`, the rest is about generated tokens."""
 
     id: str
     text: str
@@ -90,7 +92,7 @@ def generate(
             for index, (ids, scores) in zip(chosen, written, strict=True):
                 completions[index] = Completion(
                     id=requests[index].id,
-                    text=processor.decode(ids),
+                    text=processor.decode([*begin_ids(processor, requests[index].begin), *ids]),
                     tokens=len(ids),
                     stopped=ids[-1] == processor.eos_id,
                     ids=tuple(ids),
@@ -104,7 +106,7 @@ def generate(
 
 
 def prompt_ids(processor: Processor, request: Request) -> list[int]:
-    """Token ids of a request's framed question.
+    """Token ids of a request's framed question and of what its completion begins with.
 
     Raises:
         ValueError: the question spoils the image span; names the request.
@@ -114,7 +116,12 @@ def prompt_ids(processor: Processor, request: Request) -> list[int]:
         processor.check_image_span(ids)
     except ValueError as error:
         raise ValueError(f"request {request.id}: {error}") from error
-    return ids
+    return [*ids, *begin_ids(processor, request.begin)]
+
+
+def begin_ids(processor: Processor, begin: str) -> list[int]:
+    """Token ids of what a completion begins with; none where that is nothing."""
+    return processor.text_ids(begin) if begin else []
 
 
 def padded_prompts(prompts: list[list[int]], pad_id: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -189,4 +196,4 @@ def _sampler(ids: list[str], temperature: float, seed: int) -> Callable[[torch.T
     return pick
 
 
-__all__ = ["Completion", "Request", "generate", "padded_prompts", "prompt_ids"]
+__all__ = ["Completion", "Request", "begin_ids", "generate", "padded_prompts", "prompt_ids"]

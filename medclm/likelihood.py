@@ -40,16 +40,14 @@ def option_scores(
     options: Sequence[Sequence[str]],
     *,
     batch_size: int,
-    begin: str,
     progress: Callable[[int], None] | None = None,
 ) -> list[OptionScores]:
     """Log-likelihoods of each request's options, in the order of the requests.
 
     Args:
         model: a transformers network with a language-model head; it is put into eval mode for the call.
-        options: one list of texts per request, each as it would follow `begin`.
+        options: one list of texts per request, each as it would follow the request's `begin`.
         batch_size: prompts read together; changes speed and memory only.
-        begin: how every answer begins (`Answer:`); read with the prompt, not scored.
         progress: called with the number of requests just finished.
 
     Raises:
@@ -57,8 +55,7 @@ def option_scores(
     """
     if batch_size < 1:
         raise ValueError(f"{batch_size=}: give at least 1")
-    started = processor.text_ids(begin)
-    prompts = [[*prompt_ids(processor, request), *started] for request in requests]
+    prompts = [prompt_ids(processor, request) for request in requests]
     texts = [_option_ids(processor, request, texts) for request, texts in zip(requests, options, strict=True)]
     order = sorted(range(len(requests)), key=lambda index: (len(texts[index]), len(prompts[index])))
     found: dict[int, OptionScores] = {}

@@ -246,7 +246,8 @@ def _asking(asking: Mapping[str, Any]) -> list[str]:
         f"- Picture: 8-bit RGB, whole, {square}, then {side} x {side} pixels. The folder's own image processor would crop what is not "
         "square: make the square first.\n"
         f'- Question: one sentence, a line break, and how to answer: "{asking["instructions"]["reason"]}" or '
-        f'"{asking["instructions"]["direct"]}"\n'
+        f'"{asking["instructions"]["direct"]}". A direct completion begins with "{asking["begins"]["direct"]}", and no loss taught the '
+        "model to write that: end the prompt with it.\n"
         f"- To point at a region, outline it on the square, {asking['pointing']['line_px']} px wide, and name the colour in the question "
         f"(the red box): {', '.join(asking['pointing']['colours'])}\n"
         '- Reply: "Reasoning: ... [x0, y0, x1, y1] ..." and, after an empty line, "Answer: ..."; what follows the last "Answer:" is the '

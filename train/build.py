@@ -274,7 +274,7 @@ def build_run(recipe: Recipe, ds_tree: dict[str, Any], *, ds_name: str, resume: 
         total_steps=recipe.train.steps,
         first_step=first_step,
     )
-    take_step = StagedStep(engine, recipe.train, ranks)
+    take_step = StagedStep(engine, recipe.train, ranks, recipe.run.seed)
     validator = _validator(recipe, plan, corpus, processor, engine, renderer, ranks) if recipe.validation.every else None
     exam = _exam(recipe, corpus, processor, engine, ranks, make_exam) if recipe.validation.every else None
     run = Run(recipe, ds_config, ranks, folder, engine, stream, loader, service, take_step, recorder, tracker, validator, exam)

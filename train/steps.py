@@ -13,8 +13,9 @@ import torch.distributed as dist
 
 from medclm.config import TrainSection
 from medclm.distributed import Ranks
+from medclm.draws import generator
 from medclm.engine import Engine
-from medclm.models.objective import TokenCounts, count_targets
+from medclm.models.objective import Losses, TokenCounts, count_targets
 from medclm.types import Batch
 
 
@@ -35,18 +36,23 @@ class StepResult:
 class StagedStep:
     """Accumulate the micro-batches of one global batch, then update."""
 
-    def __init__(self, engine: Engine, section: TrainSection, ranks: Ranks) -> None:
-        self.engine, self.section, self.ranks = engine, section, ranks
+    def __init__(self, engine: Engine, section: TrainSection, ranks: Ranks, seed: int) -> None:
+        self.engine, self.section, self.ranks, self.seed = engine, section, ranks, seed
 
     def __call__(self, batches: list[Batch], lr: float) -> StepResult:
         counts = self.global_counts(batches) if self.section.normalization == "token" else None
-        losses = [self.engine.forward_backward(batch, counts) for batch in batches]
+        losses = [self._learn_from(batch, counts) for batch in batches]
         return StepResult(
             sample_losses=torch.cat([loss.sample for loss in losses]),
             applied=self.engine.update(lr),
             tokens=sum(int(batch.attention_mask.sum()) for batch in batches),
             target_tokens=sum(sum(count_targets(batch)) for batch in batches),
         )
+
+    def _learn_from(self, batch: Batch, counts: TokenCounts | None) -> Losses:
+        """Forward and backward; what dropout leaves out is a draw like any other, named by where the micro-batch begins."""
+        torch.manual_seed(int(generator(self.seed, "train.dropout", int(batch.positions[0])).integers(2**63)))
+        return self.engine.forward_backward(batch, counts)
 
     def global_counts(self, batches: list[Batch]) -> TokenCounts:
         """Target tokens of the whole global batch: token means need them before the first backward."""

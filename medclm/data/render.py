@@ -26,6 +26,8 @@ from medclm.types import Box, EncodedSample, Sample, Segment, Stage
 
 INSTRUCTIONS = {"reason": "Reason, give the box, then answer.", "direct": "Answer directly."}
 """Last line of a question by mode: what form of completion is wanted."""
+BEGINS = {"reason": "", "direct": "Answer:"}
+"""What every completion begins with by mode. No loss teaches a model to write it, so whoever asks gives it with the prompt."""
 COLOUR = "{color}"
 _BOX = re.compile(r"<box:(\d+)>")
 
@@ -41,11 +43,16 @@ def with_instruction(question: str, mode: str) -> str:
     return f"{question}\n{INSTRUCTIONS[mode]}"
 
 
+def begin_of(question: str) -> str:
+    """What the completion of a worded question begins with, told by its last line; nothing where that is no instruction of ours."""
+    return next((BEGINS[mode] for mode, words in INSTRUCTIONS.items() if question.endswith(f"\n{words}")), "")
+
+
 def target_pieces(stage: Stage, rationale: str, answer: str) -> list[tuple[str, Segment]]:
     """The completion as pieces that are tokenised apart, so that spans are exact; end of sequence, an ANSWER token, follows."""
     if STAGE_RULES[stage].rationale:
         return [(f"Reasoning: {rationale}\n\nAnswer:", Segment.RATIONALE), (f" {answer}", Segment.ANSWER)]
-    return [("Answer:", Segment.CONTEXT), (f" {answer}", Segment.ANSWER)]
+    return [(BEGINS["direct"], Segment.CONTEXT), (f" {answer}", Segment.ANSWER)]
 
 
 def fill_boxes(text: str, boxes_unit: Sequence[Box | None], frame: ImageFrame, section: BoxTextSection) -> str:

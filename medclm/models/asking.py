@@ -11,7 +11,7 @@ from typing import Any
 from medclm.config import DataSection
 from medclm.data.draw import COLOURS
 from medclm.data.frame import ImageFrame
-from medclm.data.render import INSTRUCTIONS
+from medclm.data.render import BEGINS, INSTRUCTIONS
 from medclm.models.protocol import Processor
 from medclm.models.vip_llava_processor import VipLlavaProcessor
 from medclm.types import Box
@@ -39,6 +39,7 @@ def asking_facts(processor: Processor, data: DataSection) -> dict[str, Any]:
         "fit": data.fit,
         "prompt": {"before": before, "after": after},
         "instructions": dict(INSTRUCTIONS),
+        "begins": dict(BEGINS),
         "pointing": {"colours": [name for name, _ in COLOURS], "line_px": max(1, round(data.prompt_line * side / 336))},
         "box_text": data.box_text.model_dump(mode="json"),
         "example": {"size": list(EXAMPLE_SIZE), "box_px": list(EXAMPLE_BOX_PX), "written": written},

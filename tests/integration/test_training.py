@@ -91,6 +91,24 @@ def test_ten_steps_resume_ten_steps_equals_twenty(corpus, undisturbed, tmp_path)
     np.testing.assert_array_equal(read_log(undisturbed).rows, read_log(tmp_path / "demo").rows)
 
 
+@pytest.mark.slow
+def test_so_does_a_run_with_dropout_in_its_adapters(corpus, tmp_path):
+    adapters = ["--model.freeze_language_model=true", "--model.lora.rank=4"]
+    plain = [*adapters, "--train.steps=6", "--train.checkpoint_every=3", "--train.log_every=3"]
+    steps = [*plain, "--model.lora.dropout=0.3"]
+    run(2, flags(corpus, tmp_path / "whole", *steps))
+    shutil.copytree(tmp_path / "whole", tmp_path / "resumed")
+    shutil.rmtree(tmp_path / "resumed" / "demo" / "checkpoints" / "step_000006")
+    run(2, flags(corpus, tmp_path / "resumed", *steps, "--resume=auto"))
+    run(2, flags(corpus, tmp_path / "again", *steps))
+    run(2, flags(corpus, tmp_path / "without", *plain, "--model.lora.dropout=0"))
+    whole, resumed, again, without = (
+        metrics(tmp_path / name / "demo")[6] for name in ("whole", "resumed", "again", "without")
+    )
+    assert whole["train/loss"] == resumed["train/loss"] == again["train/loss"] != without["train/loss"]
+    assert whole["train/gradient_norm"] == resumed["train/gradient_norm"] == again["train/gradient_norm"]
+
+
 def test_a_real_run_replays_from_its_log(corpus, undisturbed):
     logged = read_log(undisturbed)
     recipe = load_recipe(config=undisturbed / "recipe.yaml")

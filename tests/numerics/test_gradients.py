@@ -65,7 +65,7 @@ def sharded_gradients(rank, world_size, corpus_folder, model_folder, ds_file, no
         network = network_of(model_folder)
     engine = Engine(Objective(network, LossWeights(0.8, 0.2, 1.0)), recipe, ds_config, device)
     batches = batches_of(corpus_folder, rank=rank, world_size=world_size, micro=MICRO)
-    step = StagedStep(engine, recipe.train, Ranks(rank, rank, world_size))
+    step = StagedStep(engine, recipe.train, Ranks(rank, rank, world_size), recipe.run.seed)
     counts = step.global_counts(batches) if normalization == "token" else None
     for batch in batches:
         engine.forward_backward(batch, counts)
@@ -114,7 +114,7 @@ def poisoned_step(rank, world_size, corpus_folder, ds_file):
     ds_config = fill(read_json(ds_file), recipe, world_size=world_size, bf16=False, accelerator=False)
     network = tiny_network(tiny_section())
     engine = Engine(Objective(network, LossWeights(0.8, 0.2, 1.0)), recipe, ds_config, device)
-    step = StagedStep(engine, recipe.train, Ranks(rank, rank, world_size))
+    step = StagedStep(engine, recipe.train, Ranks(rank, rank, world_size), recipe.run.seed)
 
     def weights():
         return torch.cat(

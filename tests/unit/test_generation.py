@@ -1,5 +1,7 @@
 """Generation against a loop without cache or batch, and its independence of the batch it happens in."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -49,8 +51,7 @@ def network() -> torch.nn.Module:
     return taught()
 
 
-def slow_greedy(network: torch.nn.Module, request: Request, limit: int) -> list[int]:
-    ids = PROCESSOR.prompt_ids(request.question)
+def slow_greedy(network: torch.nn.Module, ids: list[int], request: Request, limit: int) -> list[int]:
     pixels = torch.from_numpy(PROCESSOR.pixel_values(request.image))[None]
     written: list[int] = []
     while len(written) < limit and (not written or written[-1] != PROCESSOR.eos_id):
@@ -66,7 +67,7 @@ def test_greedy_equals_a_loop_without_cache_at_any_batch_size(network: torch.nn.
     asked = requests()
     found = generate(network, PROCESSOR, asked, max_new_tokens=12, batch_size=batch_size, progress=done.append)
     for request, completion in zip(asked, found, strict=True):
-        ids = slow_greedy(network, request, 12)
+        ids = slow_greedy(network, PROCESSOR.prompt_ids(request.question), request, 12)
         assert completion.id == request.id
         assert completion.text == PROCESSOR.decode(ids)
         assert completion.tokens == len(ids)
@@ -110,6 +111,19 @@ def test_samples_follow_the_softmax() -> None:
     best = int(likely.argmax())
     share = sum(text == PROCESSOR.decode([best]) for text in texts) / len(texts)
     assert share == pytest.approx(float(likely[best]), abs=4 * (0.25 / 400) ** 0.5)
+
+
+def test_a_given_beginning_is_read_and_shown_but_not_generated(network: torch.nn.Module) -> None:
+    asked = [replace(request, begin="Answer:") for request in requests()]
+    plain = generate(network, PROCESSOR, requests(), max_new_tokens=5, batch_size=3)
+    for request, completion, other in zip(
+        asked, generate(network, PROCESSOR, asked, max_new_tokens=5, batch_size=3), plain, strict=True
+    ):
+        begun = [*PROCESSOR.prompt_ids(request.question), *PROCESSOR.text_ids("Answer:")]
+        assert list(completion.ids) == slow_greedy(network, begun, request, 5)
+        assert completion.text.startswith("Answer:")
+        assert completion.text == PROCESSOR.decode([*PROCESSOR.text_ids("Answer:"), *completion.ids])
+        assert not other.text.startswith("Answer:")
 
 
 def test_a_wrong_request_is_named_and_the_mode_comes_back(network: torch.nn.Module) -> None:

@@ -18,11 +18,11 @@ def network() -> torch.nn.Module:
     return tiny_network(processor=PROCESSOR, seed=3).eval()
 
 
-def requests() -> list[Request]:
+def requests(begin: str = "") -> list[Request]:
     rng = np.random.default_rng(0)
     questions = ("Where?", "Is there a cyst in the picture of the kidney?", "What?", "Which side is it on?")
     return [
-        Request(f"r{i}", question, Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)))
+        Request(f"r{i}", question, Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)), begin)
         for i, question in enumerate(questions)
     ]
 
@@ -40,7 +40,7 @@ def slow(network: torch.nn.Module, request: Request, before: list[int], ids: lis
 @pytest.mark.parametrize("batch_size", [1, 3, 4])
 def test_an_options_score_is_the_sum_over_its_tokens_in_any_batch(network, batch_size):
     done: list[int] = []
-    found = option_scores(network, PROCESSOR, requests(), OPTIONS, batch_size=batch_size, begin="Answer:", progress=done.append)
+    found = option_scores(network, PROCESSOR, requests("Answer:"), OPTIONS, batch_size=batch_size, progress=done.append)
     for request, options, one in zip(requests(), OPTIONS, found, strict=True):
         ids = [PROCESSOR.text_ids(f" {option}") for option in options]
         expected = [sum(slow(network, request, PROCESSOR.text_ids("Answer:"), each)) for each in ids]
@@ -55,7 +55,7 @@ def test_an_options_score_is_the_sum_over_its_tokens_in_any_batch(network, batch
 def test_a_single_or_empty_option_is_refused_by_name(network):
     for options in (("left",), ("left", "")):
         with pytest.raises(ValueError, match=r"request r0: .*at least two, none of them empty"):
-            option_scores(network, PROCESSOR, requests()[:1], [options], batch_size=1, begin="Answer:")
+            option_scores(network, PROCESSOR, requests()[:1], [options], batch_size=1)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.5])

@@ -12,9 +12,10 @@ import pytest
 from medclm.config import BoxTextSection, DataSection
 from medclm.data.draw import style_for
 from medclm.data.frame import ImageFrame
-from medclm.data.render import INSTRUCTIONS, Renderer, fill_boxes, with_instruction
+from medclm.data.render import INSTRUCTIONS, Renderer, begin_of, fill_boxes, with_instruction
 from medclm.data.shards import Corpus
 from medclm.data.testing import box_unit, record_row, write_small_corpus
+from medclm.generation import Request, prompt_ids
 from medclm.models.protocol import Processor
 from medclm.testing import tiny_processor
 from medclm.types import Box, Segment, Stage
@@ -97,7 +98,9 @@ def test_tokens_are_prompt_then_pieces_then_end(renderer: Renderer, processor: P
     encoded = renderer.encode(sample)
     ids, segments = encoded.input_ids, encoded.segments
     prompt = processor.prompt_ids(sample.question)
-    assert ids[: len(prompt)].tolist() == prompt  # what generation will be given
+    assert ids[: len(prompt)].tolist() == prompt
+    given = prompt_ids(processor, Request("asked", sample.question, sample.image, begin_of(sample.question)))
+    assert ids[segments == Segment.CONTEXT].tolist() == given  # a model is asked to write what it was taught to write, no more
     target = f"Answer: {sample.answer}" if stage is Stage.HARD else f"Reasoning: {sample.rationale}\n\nAnswer: {sample.answer}"
     assert processor.decode(ids[len(prompt) :].tolist()) == target
     assert ids[-1] == processor.eos_id
