@@ -202,7 +202,9 @@ def check_equal(theirs: list[dict[str, Any]], ours: list[dict[str, Any]]) -> Non
         assert len(within) <= len(other["boxes"]) <= len(one["boxes"])
         np.testing.assert_allclose(one["scores"], other["scores"], atol=1e-4)
     first = sorted(one["scores"][0] for one in ours)
-    assert min(np.diff(first)) > 5e-4  # each picture moves the scores by more than is allowed above: one seen wrongly would show
+    assert (
+        min(np.diff(first)) > 5e-4
+    )  # each picture moves the scores by more than is allowed above: one seen wrongly would show
 
 
 def test_an_export_writes_elsewhere_what_it_writes_here(run: Path, site: Path, pictures: list[Path], tmp_path: Path) -> None:

@@ -102,11 +102,10 @@ def test_so_does_a_run_with_dropout_in_its_adapters(corpus, tmp_path):
     run(2, flags(corpus, tmp_path / "resumed", *steps, "--resume=auto"))
     run(2, flags(corpus, tmp_path / "again", *steps))
     run(2, flags(corpus, tmp_path / "without", *plain, "--model.lora.dropout=0"))
-    whole, resumed, again, without = (
-        metrics(tmp_path / name / "demo")[6] for name in ("whole", "resumed", "again", "without")
-    )
-    assert whole["train/loss"] == resumed["train/loss"] == again["train/loss"] != without["train/loss"]
-    assert whole["train/gradient_norm"] == resumed["train/gradient_norm"] == again["train/gradient_norm"]
+    norms = {
+        name: metrics(tmp_path / name / "demo")[6]["train/gradient_norm"] for name in ("whole", "resumed", "again", "without")
+    }
+    assert norms["whole"] == norms["resumed"] == norms["again"] != norms["without"]
 
 
 def test_a_real_run_replays_from_its_log(corpus, undisturbed):
