@@ -4,7 +4,7 @@
 
 A question and its picture are one chat. The picture is sent as a PNG, its view applied, unpadded and with a long side of at most 1024
 pixels, since other models bring a frame of their own; boxes are read in the frame that `box_text` declares, where `resized` is the
-picture as sent. How requests are paced, repeated and kept on this machine: medclm/corpus/writers/{chat_client,endpoint}.py.
+picture as sent. How requests are paced, repeated and kept on this machine: medclm/chat/{client,endpoint}.py.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from eval.pictures import CorpusPictures, GivenPictures, Pictures, shown
 from eval.respondent import Asked
 from eval.runner import Benchmark, Plan, evaluate
 from eval.stored import STORED_SQUARE
+from medclm.chat.client import Asker, Chat, connect, require_client
+from medclm.chat.endpoint import Endpoint
+from medclm.chat.replies import Failure
+from medclm.chat.replies import Reply as ChatReply
 from medclm.config import BoxTextSection
 from medclm.corpus.pixels import encode_png
-from medclm.corpus.writers.chat_client import Asker, Chat, connect, require_client
-from medclm.corpus.writers.endpoint import Endpoint
-from medclm.corpus.writers.replies import Failure
-from medclm.corpus.writers.replies import Reply as ChatReply
 from medclm.data.frame import ImageFrame
 from medclm.data.render import INSTRUCTIONS
 from medclm.data.shards import Corpus
@@ -52,7 +52,7 @@ _CURES = {
     "declined": "--accept-empty judges it as nothing said",
     "empty": "--accept-empty judges it as nothing said",
 }
-"""Why a question got no reply -> what to do; the first four as in chat_client.py."""
+"""Why a question got no reply -> what to do; the first four as in medclm/chat/client.py."""
 
 
 class SentFrame(ImageFrame):

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from eval.asking import Replies, ask_all
-from eval.case_pictures import save_pictures
-from eval.cases import case_of, choose, line_of
 from eval.decoding import Decoding
 from eval.example import STORED, Ask, Example, Reply, Said, Square, Terms, View
 from eval.layouts.layout import open_pool
+from eval.pages.case_pictures import save_pictures
+from eval.pages.cases import case_of, choose, line_of
+from eval.pages.report import write_report
 from eval.pool import Pool
-from eval.report import write_report
 from eval.respondent import Asked, Respondent, read_reply
 from eval.stored import STORED_SQUARE, Stored
 from eval.suite import Suite, breakdown, summarise

@@ -107,12 +107,12 @@ def main(given: list[str]) -> int:
         score = (*(chosen.metric or ()), "mean_iou" if chosen.paired[0].name.startswith("grounding") else "answer_accuracy")[0]
         print_paired(paired(chosen.paired[0], chosen.paired[1], score), score)
         if chosen.out is not None:
-            from eval.side_by_side import write_side_by_side
+            from eval.pages.side_by_side import write_side_by_side
 
             write_side_by_side(chosen.out, chosen.paired[0], chosen.paired[1])
             print(f"page: {chosen.out}")
         return 0
-    from eval.comparison import compare_experiment
+    from eval.runs.comparison import compare_experiment
     from medclm.tracking import store_uri
 
     uri = store_uri(TrackingSection(uri=chosen.tracking_uri or ""), chosen.runs or Path("runs"))
@@ -122,8 +122,8 @@ def main(given: list[str]) -> int:
 
 def replay(chosen: argparse.Namespace) -> int:
     """0 equal, 1 not; an explanation alone proves nothing and is 0."""
-    from eval.replay import audit, open_run, print_audit
-    from eval.why import print_why
+    from eval.runs.replay import audit, open_run, print_audit
+    from eval.runs.why import print_why
 
     run = open_run(chosen.replay, chosen.data)
     if chosen.why is not None or chosen.step is not None:
@@ -139,7 +139,7 @@ def replay(chosen: argparse.Namespace) -> int:
 
 
 def simulate(chosen: argparse.Namespace, recipe_keys: list[str]) -> int:
-    from eval.simulated import print_simulated, simulated_policies
+    from eval.runs.simulated import print_simulated, simulated_policies
     from medclm.config import load_recipe
 
     recipe = load_recipe(recipe_keys, config=chosen.config)

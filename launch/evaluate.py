@@ -197,7 +197,7 @@ def _evaluate_served(chosen: argparse.Namespace, plan: Plan, benchmark: Benchmar
     """Judge a model behind a server; status 1 where it left questions open."""
     from eval.endpoint import ServedModel, evaluate_endpoint
     from eval.summary import print_scores
-    from medclm.corpus.writers.endpoint import Endpoint
+    from medclm.chat.endpoint import Endpoint
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("--base-url: one process asks --concurrency questions at once: start it without torchrun")

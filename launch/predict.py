@@ -68,7 +68,7 @@ def arguments(given: list[str]) -> argparse.Namespace:
 
 def main(given: list[str]) -> int:
     chosen = arguments(given)
-    from eval.predict import Reading, predict  # decoders: a second that --help need not pay
+    from eval.trying.predict import Reading, predict  # decoders: a second that --help need not pay
 
     return predict(
         chosen.checkpoint,

@@ -45,8 +45,8 @@ def arguments(given: list[str]) -> argparse.Namespace:
 def main(given: list[str]) -> int:
     chosen = arguments(given)
     from eval.model import open_checkpoint
-    from eval.predict import Reading
-    from eval.serve import Desk, serve
+    from eval.trying.predict import Reading
+    from eval.trying.serve import Desk, serve
 
     def opened() -> Desk:
         print(f"opening {chosen.checkpoint} ...", flush=True)

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from eval.cases import Case, case_of
 from eval.example import Ask, Example, Prediction, Reply, Square
+from eval.pages.cases import Case, case_of
 from eval.pictures import Pictures
 from eval.pool import Pool, corpus_pool
 from eval.respondent import Asked

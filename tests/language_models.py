@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from medclm.chat.replies import Failure, Reply
 from medclm.corpus.anatomy import link
 from medclm.corpus.contract import Draft, LinkedImage, SourceAnnotation, SourceImage
 from medclm.corpus.sources.phantoms import PhantomSource
 from medclm.corpus.writers.language_model import LanguageModelWriter, Wording
 from medclm.corpus.writers.phrasing import Ask, asked, texts
-from medclm.corpus.writers.replies import Failure, Reply
 from medclm.types import Box
 
 

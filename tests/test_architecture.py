@@ -31,6 +31,7 @@ LAYERS = (
         "medclm.testing",
     ),
     ("medclm.data", "medclm.corpus", "medclm.models"),
+    ("medclm.chat",),
     ("medclm.curriculum", "medclm.losses", "medclm.metrics", "medclm.data.order", "medclm.data.schema", "medclm.ds_config"),
     ("medclm.config", "medclm.types", "medclm.draws", "medclm"),
 )

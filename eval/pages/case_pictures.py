@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from eval.cases import Case
+from eval.pages.cases import Case
 
 PICTURES = "pictures"
 LONGEST = 640

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from eval.case_pictures import PICTURES
-from eval.cases import DECIDED_BY, RIGHT, UNJUDGED, UNPARSED, WRONG, WRONG_REASON, Case
-from eval.page import text
+from eval.pages.case_pictures import PICTURES
+from eval.pages.cases import DECIDED_BY, RIGHT, UNJUDGED, UNPARSED, WRONG, WRONG_REASON, Case
+from eval.pages.page import text
 from medclm.metrics.parsing import split_completion
 from medclm.types import Box
 

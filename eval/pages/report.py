@@ -12,13 +12,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.cases import OUTCOMES, SHOWN, Case, tally
-from eval.gallery import LOOKS, Card, about, badge, figure, gallery, kept_pictures, reasoning, reply, store, truth, values
-from eval.page import NOTICE, cell, column, scrolling, shell, text
-from eval.plots import share_bar, whiskers
-from eval.report_script import SCRIPT
-from eval.report_style import STYLE
-from eval.report_words import words
+from eval.pages.cases import OUTCOMES, SHOWN, Case, tally
+from eval.pages.gallery import LOOKS, Card, about, badge, figure, gallery, kept_pictures, reasoning, reply, store, truth, values
+from eval.pages.page import NOTICE, cell, column, scrolling, shell, text
+from eval.pages.plots import share_bar, whiskers
+from eval.pages.report_script import SCRIPT
+from eval.pages.report_style import STYLE
+from eval.pages.report_words import words
 
 BLANK = "-blank"
 """What the folder of a run on grey pictures is called after the folder that it is a floor of."""

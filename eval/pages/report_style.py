@@ -1,6 +1,6 @@
-"""Style of the page of an evaluated suite and of two side by side, on top of what all our pages share (eval/page.py)."""
+"""Style of the page of an evaluated suite and of two side by side, on top of what all our pages share (eval/pages/page.py)."""
 
-from eval.overlay import MODEL, TRUTH
+from eval.trying.overlay import MODEL, TRUTH
 
 STYLE = (
     f":root {{ --truth: {TRUTH}; --said: {MODEL}; }}"

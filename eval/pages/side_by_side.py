@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from eval.cases import RIGHT, UNJUDGED, Case, lottery, read_cases
-from eval.gallery import LOOKS, Card, Kept, about, badge, figure, gallery, kept_pictures, reasoning, reply, store, truth
-from eval.page import NOTICE, cell, column, scrolling, shell, text
-from eval.plots import share_bar
-from eval.report_script import SCRIPT
-from eval.report_style import STYLE
-from eval.report_words import words
+from eval.pages.cases import RIGHT, UNJUDGED, Case, lottery, read_cases
+from eval.pages.gallery import LOOKS, Card, Kept, about, badge, figure, gallery, kept_pictures, reasoning, reply, store, truth
+from eval.pages.page import NOTICE, cell, column, scrolling, shell, text
+from eval.pages.plots import share_bar
+from eval.pages.report_script import SCRIPT
+from eval.pages.report_style import STYLE
+from eval.pages.report_words import words
 from medclm.metrics.intervals import Paired, paired_test
 
 MOST_CASES = 60

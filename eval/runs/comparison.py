@@ -1,6 +1,6 @@
 """Runs of an MLflow experiment side by side: scores with intervals, recipes that differ, seeds taken together, curves.
 
-`gather` reads the store once; eval/comparison_text.py shows it in a terminal, eval/comparison_page.py as one HTML file. The
+`gather` reads the store once; eval/runs/comparison_text.py shows it in a terminal, eval/runs/comparison_page.py as one HTML file. The
 95 % intervals are those of each evaluation's results.json, which the run keeps as an artifact: a value takes the interval of
 the evaluation that gave it, and nothing but the store is needed. Knows nothing of models or corpora.
 """
@@ -210,8 +210,8 @@ def compare_experiment(
         ValueError: unknown experiment or metric, no runs, a target without its one metric, or `out` cannot be written there.
         RuntimeError: the store cannot be read.
     """
-    from eval.comparison_page import write_page
-    from eval.comparison_text import print_comparison
+    from eval.runs.comparison_page import write_page
+    from eval.runs.comparison_text import print_comparison
 
     if out is not None and (out.is_dir() or not out.absolute().parent.is_dir()):
         raise ValueError(f"--out {out}: {'is a folder' if out.is_dir() else 'its folder is not there'}: name an HTML file")

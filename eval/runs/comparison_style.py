@@ -1,4 +1,4 @@
-"""Style and script of the page of eval/comparison_page.py, beside what all our pages share (eval/page.py)."""
+"""Style and script of the page of eval/runs/comparison_page.py, beside what all our pages share (eval/pages/page.py)."""
 
 STYLE = """
 :root { --c0: #0069a8; --c1: #cf5500; --c2: #00845f; --c3: #b8478f; --c4: #8a6d00; --c5: #2fa4d9; --c6: #6a3fb0; --c7: #55555f; }

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from eval.comparison import Comparison, Group, Row, count, duration, goal, log_scale, number
+from eval.runs.comparison import Comparison, Group, Row, count, duration, goal, log_scale, number
 from medclm.tracked_runs import History
 
 Item = TypeVar("Item")

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eval.replay import LoggedCurriculum
+from eval.runs.replay import LoggedCurriculum
 from medclm.curriculum.course import Fate, Turn
 from medclm.curriculum.policy import Policy
 from medclm.curriculum.stages import FALLBACK

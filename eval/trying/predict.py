@@ -21,10 +21,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from eval.example import Ask, Example, Prediction
-from eval.overlay import overlay
 from eval.pictures import GivenPictures
-from eval.predict_dicom import DicomFrame, Volumes, Written, check_writer, open_frame, write_report, write_segmentation
 from eval.respondent import Asked, Respondent, read_reply
+from eval.trying.overlay import overlay
+from eval.trying.predict_dicom import DicomFrame, Volumes, Written, check_writer, open_frame, write_report, write_segmentation
 from medclm.corpus.contract import RejectedImage
 from medclm.corpus.dicom.reading import SUFFIXES, looks_like_dicom
 from medclm.corpus.pixels import MAX_PIXELS, read_picture

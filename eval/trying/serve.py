@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from eval.predict import NOTICE, Reading, Seen, ask, record, see
 from eval.respondent import Respondent
-from eval.serve_page import PAGE, SCRIPT, STYLE
+from eval.trying.predict import NOTICE, Reading, Seen, ask, record, see
+from eval.trying.serve_page import PAGE, SCRIPT, STYLE
 from medclm.corpus.contract import RejectedImage
 from medclm.corpus.pixels import encode_png
 from medclm.local_server import LocalHandler, LocalServer, Refused, is_loopback

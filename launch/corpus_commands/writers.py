@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 
 from launch.corpus_commands.shared import Group, names
+from medclm.chat.endpoint import Endpoint
 from medclm.corpus.contract import Writer
-from medclm.corpus.writers.endpoint import Endpoint
 from medclm.corpus.writers.language_model import Estimate, LanguageModelWriter, Wording
 from medclm.corpus.writers.local_writer import LocalWriter
 from medclm.corpus.writers.openai_writer import OpenAIWriter

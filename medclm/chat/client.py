@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from medclm.corpus.writers.endpoint import Endpoint
-from medclm.corpus.writers.rate import Pace, backoff_seconds, retry_after_seconds
-from medclm.corpus.writers.replies import Failure, Reply
+from medclm.chat.endpoint import Endpoint
+from medclm.chat.rate import Pace, backoff_seconds, retry_after_seconds
+from medclm.chat.replies import Failure, Reply
 
 if TYPE_CHECKING:
     from openai import OpenAI

@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from eval.comparison import Comparison, Group, Row, Score
-from eval.comparison_page import write_page
+from eval.runs.comparison import Comparison, Group, Row, Score
+from eval.runs.comparison_page import write_page
 from medclm.tracked_runs import History, RunSummary
 from tests.browser import BAD, NEEDS, headless
 

@@ -21,7 +21,7 @@ import pytest
 from eval.decoding import Decoding
 from eval.endpoint import ServedModel, evaluate_endpoint
 from eval.runner import Plan, evaluate_checkpoint
-from medclm.corpus.writers.endpoint import Endpoint
+from medclm.chat.endpoint import Endpoint
 from medclm.data.testing import record_row, write_small_corpus
 
 ROOT = Path(__file__).resolve().parents[2]

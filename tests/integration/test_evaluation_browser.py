@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eval.case_pictures import save_pictures
-from eval.cases import DRAWN, choose, read_cases
-from eval.report import write_report
-from eval.side_by_side import write_side_by_side
+from eval.pages.case_pictures import save_pictures
+from eval.pages.cases import DRAWN, choose, read_cases
+from eval.pages.report import write_report
+from eval.pages.side_by_side import write_side_by_side
 from medclm.draws import generator
 from tests.browser import BAD, NEEDS, headless
 from tests.evaluations import case, evaluated, phantom_pool

@@ -27,11 +27,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eval import serve as serving
 from eval.example import Reply, Square
-from eval.predict import NOTICE, Reading
 from eval.respondent import Asked
-from eval.serve import Desk, handler_of
+from eval.trying import serve as serving
+from eval.trying.predict import NOTICE, Reading
+from eval.trying.serve import Desk, handler_of
 from medclm.config import BoxTextSection
 from medclm.local_server import LocalHandler, LocalServer
 from medclm.testing import tiny_export

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from medclm.chat.endpoint import Endpoint
 from medclm.corpus.anatomy import link
 from medclm.corpus.build import BuildOptions, build
 from medclm.corpus.contract import Draft, LinkedImage, Reject, WriteRequest
@@ -25,7 +26,6 @@ from medclm.corpus.drafting import draft_checked
 from medclm.corpus.finalise import EverythingRejected
 from medclm.corpus.ids import phantom_ids
 from medclm.corpus.sources.phantoms import PhantomSource
-from medclm.corpus.writers.endpoint import Endpoint
 from medclm.corpus.writers.language_model import Wording
 from medclm.corpus.writers.openai_writer import OpenAIWriter
 from medclm.corpus.writers.phrasing import ask_for

@@ -26,8 +26,8 @@ from eval.pictures import GREY, GivenPictures, occluded
 from eval.respondent import Asked, read_reply
 from eval.runner import Plan
 from eval.stored import STORED_SQUARE
+from medclm.chat.endpoint import Endpoint
 from medclm.config import BoxTextSection
-from medclm.corpus.writers.endpoint import Endpoint
 from medclm.data.manifest import sha256_file
 from medclm.data.render import with_instruction
 from medclm.data.testing import write_small_corpus

@@ -13,15 +13,15 @@ from PIL import Image
 
 from eval.decoding import Decoding
 from eval.example import Example, Prediction, Reply, Square, Terms
-from eval.overlay import MODEL, TRUTH, overlay
 from eval.pool import Pool, corpus_pool
-from eval.predict import predict
 from eval.respondent import read_reply
 from eval.runner import Plan, evaluate_checkpoint
 from eval.suite import ANSWER, summarise
 from eval.suites.grounding import GroundingSuite
 from eval.suites.vqa import VqaSuite
 from eval.summary import paired
+from eval.trying.overlay import MODEL, TRUTH, overlay
+from eval.trying.predict import predict
 from medclm.config import BoxTextSection
 from medclm.data.frame import ImageFrame
 from medclm.data.shards import Corpus

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from eval.case_pictures import LONGEST, MOST_BYTES, save_pictures, small_jpeg
-from eval.cases import (
+from eval.example import Ask, Prediction
+from eval.pages.case_pictures import LONGEST, MOST_BYTES, save_pictures, small_jpeg
+from eval.pages.cases import (
     BEST,
     DRAWN,
     RIGHT,
@@ -31,7 +32,6 @@ from eval.cases import (
     read_cases,
     tally,
 )
-from eval.example import Ask, Prediction
 from medclm.draws import generator
 from medclm.types import Box
 from tests.evaluations import case, example

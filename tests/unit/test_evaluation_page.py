@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eval.case_pictures import save_pictures
-from eval.cases import DRAWN, choose, read_cases
 from eval.example import Prediction
-from eval.page import LOOK
-from eval.report import write_report
-from eval.report_words import words
+from eval.pages.case_pictures import save_pictures
+from eval.pages.cases import DRAWN, choose, read_cases
+from eval.pages.page import LOOK
+from eval.pages.report import write_report
+from eval.pages.report_words import words
 from eval.runner import SUITES
 from eval.suites.vqa import VqaSuite
 from medclm.draws import generator

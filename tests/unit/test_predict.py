@@ -20,8 +20,8 @@ from PIL import Image
 from pydicom import dcmread
 
 from eval.example import Reply, Square
-from eval.predict import NOTICE, Call, Reading, output_names, predict, predict_folder, predict_one
 from eval.respondent import Asked
+from eval.trying.predict import NOTICE, Call, Reading, output_names, predict, predict_folder, predict_one
 from medclm.config import BoxTextSection
 from medclm.corpus.audit import audit
 from medclm.testing import tiny_export

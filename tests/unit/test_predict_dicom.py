@@ -15,7 +15,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import FileDataset
 
-from eval.predict_dicom import (
+from eval.trying.predict_dicom import (
     LABEL,
     RESEARCH,
     DicomFrame,

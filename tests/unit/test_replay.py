@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from eval.replay import audit, open_run, print_audit
-from eval.why import print_why
+from eval.runs.replay import audit, open_run, print_audit
+from eval.runs.why import print_why
 from launch.compare import arguments
 from medclm.config import load_recipe, recipe_yaml
 from medclm.curriculum.course import Fate

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eval.case_pictures import save_pictures
-from eval.cases import choose, line_of
-from eval.side_by_side import (
+from eval.pages.case_pictures import save_pictures
+from eval.pages.cases import choose, line_of
+from eval.pages.side_by_side import (
     ALIKE,
     BOTH,
     FIRST,

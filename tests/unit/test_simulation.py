@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from eval.simulated import print_simulated, simulated_policies
+from eval.runs.simulated import print_simulated, simulated_policies
 from medclm.config import CurriculumSection, load_recipe
 from medclm.curriculum.log import AssignmentLog, read_log
 from medclm.curriculum.registry import make_policy

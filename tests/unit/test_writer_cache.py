@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medclm.chat.endpoint import Endpoint
+from medclm.chat.rate import Pace, backoff_seconds, retry_after_seconds
+from medclm.chat.replies import Reply
 from medclm.corpus.contract import WriteRequest
 from medclm.corpus.writers.cache import DamagedReply, ReplyCache, cache_key
-from medclm.corpus.writers.endpoint import Endpoint
 from medclm.corpus.writers.language_model import Wording
 from medclm.corpus.writers.openai_writer import OpenAIWriter
-from medclm.corpus.writers.rate import Pace, backoff_seconds, retry_after_seconds
-from medclm.corpus.writers.replies import Reply
 from medclm.corpus.writers.usage import Usage, read_usage
 from tests.language_models import Parrot, phantoms
 

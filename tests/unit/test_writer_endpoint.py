@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from launch.corpus_commands.writers import add_writer_flags, make_writer
+from medclm.chat.endpoint import Endpoint, is_loopback
 from medclm.corpus.contract import WriteRequest
-from medclm.corpus.writers.endpoint import Endpoint, is_loopback
 from medclm.corpus.writers.language_model import Wording
 from medclm.corpus.writers.local_writer import LocalWriter
 from medclm.corpus.writers.openai_writer import OpenAIWriter

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from medclm.chat.replies import Reply
 from medclm.corpus.contract import WriteRequest
 from medclm.corpus.writers.language_model import LanguageModelWriter, Wording
 from medclm.corpus.writers.local_writer import LocalWriter
 from medclm.corpus.writers.phrasing import Ask
-from medclm.corpus.writers.replies import Reply
 from tests.language_models import Parrot, drafts_of, make_tiny_model, phantoms
 
 

@@ -8,12 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from medclm.chat.replies import Failure, Reply
 from medclm.corpus.checks import check_draft
 from medclm.corpus.contract import Draft
 from medclm.corpus.refusals import refusal
 from medclm.corpus.writers.phrasing import ask_for, schema_of, texts
 from medclm.corpus.writers.picture import LONGEST, picture_of
-from medclm.corpus.writers.replies import Failure, Reply, changed, read_reply
+from medclm.corpus.writers.replies import changed, read_reply
 from tests.language_models import drafts_of, phantoms, planted, told
 
 

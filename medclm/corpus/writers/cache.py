@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medclm.corpus.writers.replies import Reply
+from medclm.chat.replies import Reply
 
 
 class DamagedReply(Exception):

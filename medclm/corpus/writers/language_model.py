@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from medclm.chat.replies import Failure, Reply
 from medclm.corpus.contract import Draft, LinkedImage, Reject, WriteRequest
 from medclm.corpus.writers.cache import DamagedReply, ReplyCache, cache_key
 from medclm.corpus.writers.phrasing import Ask, ask_for
 from medclm.corpus.writers.picture import picture_of
-from medclm.corpus.writers.replies import UNUSABLE, Failure, Reply, read_reply
+from medclm.corpus.writers.replies import UNUSABLE, read_reply
 from medclm.corpus.writers.template import KINDS, TemplateWriter
 from medclm.corpus.writers.usage import Usage
 from medclm.draws import generator

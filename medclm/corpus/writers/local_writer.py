@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from medclm.chat.replies import Failure, Reply
 from medclm.corpus.writers.language_model import LanguageModelWriter, Wording
 from medclm.corpus.writers.phrasing import Ask
-from medclm.corpus.writers.replies import Failure, Reply
 from medclm.draws import generator
 
 if TYPE_CHECKING:

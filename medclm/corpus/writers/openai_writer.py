@@ -1,4 +1,4 @@
-"""A writer that asks an OpenAI-compatible server (chat_client.py), many requests at once.
+"""A writer that asks an OpenAI-compatible server (medclm/chat/), many requests at once.
 
 The connection is opened in the process that writes: the writer itself is cheap and picklable. Knows nothing of what is asked
 or what a reply means.
@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medclm.chat.client import Asker, Chat, connect, require_client
+from medclm.chat.endpoint import Endpoint
+from medclm.chat.replies import Failure, Reply
 from medclm.corpus.contract import LinkedImage
-from medclm.corpus.writers.chat_client import Asker, Chat, connect, require_client
-from medclm.corpus.writers.endpoint import Endpoint
 from medclm.corpus.writers.language_model import LanguageModelWriter, Wording
 from medclm.corpus.writers.phrasing import Ask
-from medclm.corpus.writers.replies import Failure, Reply
 
 if TYPE_CHECKING:
     from openai import OpenAI

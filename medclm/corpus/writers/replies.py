@@ -23,9 +23,10 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
+from medclm.chat.replies import Failure, Reply
 from medclm.corpus.contract import Draft, LinkedImage, StageText
 from medclm.corpus.rationale import number_word
 from medclm.corpus.refusals import refusal
@@ -40,25 +41,6 @@ _DENIAL = re.compile(r"\b(?:no|not|none|never|neither|nor|without|absen\w+|lack\
 _LARGEST = re.compile(r"\b(?:larg|bigg|great)(?:er|est)\b")
 _NUMBERS = re.compile(r"\b(?:\d+(?:\.\d+)?|" + "|".join(number_word(n) for n in range(2, 11)) + r")\b")
 _DIGITS = {number_word(n): str(n) for n in range(2, 11)}
-
-
-class Failure(NamedTuple):
-    """Why there is no text."""
-
-    reason: str
-    detail: str
-    """Numbers and names of fields; never words of the reply."""
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What a model said."""
-
-    text: str
-    finish: str = "stop"
-    """stop, length (cut off), refused."""
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
 
 
 def read_reply(reply: Reply, draft: Draft, linked: LinkedImage, writer: str) -> Draft | Failure:
