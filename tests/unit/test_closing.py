@@ -30,7 +30,7 @@ masks = (
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(mask=masks, radius=st.integers(1, 7))
 def test_closing_equals_distance_transforms(mask, radius):
     assert np.array_equal(close_mask(mask, radius), oracle_closing(mask, radius))
@@ -55,7 +55,7 @@ def test_closing_fills_holes_and_bays_but_joins_no_neighbours():
     assert not close_mask(two, 2)[48, 48]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     mask=arrays(bool, (20, 24)).filter(lambda mask: mask.any()), other=arrays(bool, (20, 24)).filter(lambda mask: mask.any())
 )

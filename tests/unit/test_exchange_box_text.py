@@ -48,7 +48,7 @@ def half_step(name: str, digits: int, size: tuple[int, int]) -> tuple[float, flo
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=list(RULES))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.tuples(SIDES, SIDES), st.tuples(EDGES, EDGES, EDGES, EDGES), st.sampled_from([None, 2, 6]))
 def test_a_written_box_comes_back_within_half_a_step(rule, size, edges, digits) -> None:  # type: ignore[no-untyped-def]
     x0, x1, y0, y1 = *sorted(edges[:2]), *sorted(edges[2:])

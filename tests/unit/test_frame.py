@@ -33,7 +33,7 @@ def unit_boxes(draw: st.DrawFn) -> Box:
 
 
 @given(unit_boxes(), st.sampled_from(SIZES), st.sampled_from([64, 336, 1024]), st.sampled_from(["pad", "stretch"]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_round_trip_in_every_frame_and_scale(box: Box, size: tuple[int, int], side: int, fit: Any) -> None:
     frame = ImageFrame(*size, side=side, fit=fit)
     square = frame.to_square_px(box)

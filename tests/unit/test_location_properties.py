@@ -273,7 +273,7 @@ def words(made: SourceImage) -> dict[str, Any] | str:
     return {key: value for key, value in one.facts.items() if key in ("relation", "organ", "side", "vertical", "depth")}
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     organs=anatomies,
     spot=lesions,
@@ -290,7 +290,7 @@ def test_words_equal_those_of_the_brute_force_reader(organs, spot, plane, turn):
     assert words(made) == expected
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(organs=anatomies, spot=lesions, plane=st.sampled_from(sorted(PLANES)))
 def test_every_orientation_gives_the_same_facts(organs, spot, plane):
     """Flips and rotations of the arrays with the matching directions: words, overlaps, scores and shares stay."""

@@ -72,7 +72,7 @@ def filled(box: tuple[int, int, int, int], size: int = 24) -> np.ndarray:
     return mask
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     box=boxes,
     organ=st.tuples(st.integers(0, 6), st.integers(0, 6), st.integers(9, 17), st.integers(9, 17)),

@@ -126,7 +126,7 @@ def naive_points(cases: list[d.Case], threshold: float, overlap=iou_matrix) -> l
     return [naive_found(cases, threshold, lowest, overlap) for lowest in levels]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(some_cases(labels=("mass",)), st.sampled_from([0.3, 0.5]))
 def test_average_precision_and_froc_match_matching_from_scratch_at_every_score(cases, threshold):
     truths = sum(len(case.truth) for case in cases)
@@ -149,7 +149,7 @@ def test_average_precision_and_froc_match_matching_from_scratch_at_every_score(c
         assert sensitivity <= np.interp(rate, *curve.curve.T) + 1e-12  # LUNA16's line between points
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(some_cases(labels=("mass",)))
 def test_centres_match_too(cases):
     matched = d.match(cases, score="p", thresholds=(0.5,), overlap=d.centre_inside)
@@ -175,7 +175,7 @@ def test_perfect_boxes_score_one_and_a_second_box_on_a_lesion_is_false():
     assert d.froc(twice, threshold=0.5).curve[-1].tolist() == [2.0, 1.0]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(some_cases(), st.integers(1, 30), st.lists(box(), min_size=1, max_size=12))
 def test_low_boxes_never_raise_what_was_reached_before_them(cases, times, spam):
     def spammed(boxes):
@@ -213,7 +213,7 @@ def test_thousands_of_equal_boxes_find_everything_and_score_nothing():
     assert d.average_precision(matched).mean[0] < 0.01
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(some_cases(), st.randoms(use_true_random=False))
 def test_the_order_of_images_tells_nothing_where_ties_go_together(cases, random):
     first = d.match(cases, score="p")

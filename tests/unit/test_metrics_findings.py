@@ -35,7 +35,7 @@ def made(**said: Status | tuple[Status, Side]) -> dict[str, Label]:
     return row
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(tables)
 def test_f1_is_that_of_scikit_learn(pair):
     predicted, reference = pair
@@ -67,7 +67,7 @@ def test_f1_of_nothing_is_undefined_and_spam_never_perfect():
     assert findings.f1_micro(findings.confusion(nothing, one).mean(axis=0)) == 0.0
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @pytest.mark.filterwarnings("ignore")
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=20))
 def test_kappa_is_that_of_scikit_learn(pairs):
@@ -93,7 +93,7 @@ def test_intervals_resample_the_cells():
     assert (low, high) == pytest.approx(np.percentile(slow, [2.5, 97.5]), abs=0.03)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(labels, labels)
 def test_values_of_a_report_match_counting(said, truth):
     values = findings.compare(said, truth)
@@ -120,7 +120,7 @@ def test_values_of_a_report_match_counting(said, truth):
         assert values[f"exact uncertain={mode}"] == same
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(labels)
 def test_equal_labels_have_no_errors(row):
     values = findings.compare(row, row)

@@ -296,14 +296,14 @@ IRRELEVANT = [
 ]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.sampled_from(SENTENCES), min_size=1, max_size=4), st.sampled_from(IRRELEVANT), st.integers(0, 4))
 def test_an_irrelevant_sentence_changes_nothing(sentences, other, place):
     more = [*sentences[:place], other, *sentences[place:]]
     assert said(" ".join(more)) == said(" ".join(sentences))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.sampled_from(SENTENCES), min_size=2, max_size=5), st.randoms(use_true_random=False))
 def test_order_of_sentences_does_not_matter(sentences, rng):
     mixed = list(sentences)
@@ -311,7 +311,7 @@ def test_order_of_sentences_does_not_matter(sentences, rng):
     assert said(" ".join(mixed)) == said(" ".join(sentences))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.sampled_from(SENTENCES), st.lists(st.sampled_from([" ", "  ", "\n", "\t", " \n "]), min_size=8, max_size=8))
 def test_case_and_white_space_do_not_matter(sentence, blanks):
     words = sentence.split(" ")
@@ -319,7 +319,7 @@ def test_case_and_white_space_do_not_matter(sentence, blanks):
     assert said(spaced) == said(sentence.upper()) == said(sentence)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.sampled_from(SENTENCES), min_size=1, max_size=4))
 def test_a_text_says_what_its_sentences_say_together(sentences):
     """Precedence by an oracle: the strongest statement of the sentences read alone."""
@@ -329,7 +329,7 @@ def test_a_text_says_what_its_sentences_say_together(sentences):
             assert found.status == max(one[name].status for one in alone)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text(max_size=80))
 def test_any_text_is_read(text):
     assert list(label(text)) == list(OBSERVATIONS)

@@ -266,7 +266,7 @@ def test_no_name_from_outside_changes_the_form_of_a_card() -> None:
     assert yaml.safe_load(hostile.split("---\n")[1])["pipeline_tag"] == "image-text-to-text"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.text(max_size=60))
 def test_an_escaped_text_is_one_line_of_text_and_nothing_else(text: str) -> None:
     tokens = PARSER.parse(f"a {escape(text)} b")

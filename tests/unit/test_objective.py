@@ -85,7 +85,7 @@ def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
 
 
 @given(st.lists(st.sampled_from(TEXTS), min_size=1, max_size=4), st.integers(0, 3))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_losses_equal_the_oracle(samples: list[tuple[Stage, str, str, str]], extra: int) -> None:
     batch = collate(samples, extra)
     with torch.no_grad():
@@ -159,7 +159,7 @@ def test_only_positions_that_predict_a_target_reach_the_head() -> None:
 
 
 @given(st.integers(0, 2**31 - 1))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_nothing_after_a_target_changes_its_loss(seed: int) -> None:
     batch = collate(TEXTS, extra=4)
     noisy = batch.input_ids.clone()

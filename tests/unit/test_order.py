@@ -38,7 +38,7 @@ def layouts(draw: st.DrawFn) -> tuple[list[int], int, int, list[int]]:
 
 
 @given(layouts(), st.integers(0, 3))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_each_epoch_visits_each_row_once_and_equals_brute_force(
     layout: tuple[list[int], int, int, list[int]], epoch: int
 ) -> None:

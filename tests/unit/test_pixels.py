@@ -273,7 +273,7 @@ def test_a_turned_box_covers_the_turned_pixels(orientation: int, corners: tuple[
 @pytest.mark.filterwarnings("ignore::UserWarning")  # TIFF tags past the end of the file
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "TIFF", "GIF", "WEBP"])
 @given(data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_damage_ends_in_pixels_or_in_a_reason(
     tmp_path_factory: pytest.TempPathFactory, form: str, data: st.DataObject
 ) -> None:

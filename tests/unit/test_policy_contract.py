@@ -28,7 +28,7 @@ NAMES = [*find_makers(), EXAMPLE_NAME]
 
 every_policy = pytest.mark.parametrize("name", NAMES)
 histories = given(seed=st.integers(0, 2**32 - 1), domains=st.integers(1, 6), scale=st.sampled_from([0.0, 1e-6, 1.0, 2e4]))
-few = settings(max_examples=12, deadline=None)
+few = settings(max_examples=12)
 
 
 @pytest.fixture(scope="module", autouse=True)

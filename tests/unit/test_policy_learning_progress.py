@@ -144,7 +144,7 @@ def test_a_stage_nobody_offers_stays_at_its_exploration_share():
 
 
 @given(seed=st.integers(0, 10_000), explore=st.floats(0, 1 / 3), powers=st.tuples(*[st.integers(-3, 3)] * 3))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_the_floor_holds_and_the_size_of_a_stages_losses_does_not_matter(seed, explore, powers):
     """Powers of two scale float16 losses exactly, so the chances are equal but for rounding."""
     draw = np.random.default_rng(seed)

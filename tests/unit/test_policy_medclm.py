@@ -253,7 +253,7 @@ def test_the_ramp_never_falls_with_progress(easy, medium, start, points):
 
 
 @given(seed=st.integers(0, 10_000), wobble=st.sampled_from([0.0, 0.02, 0.5]))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_the_hard_budget_moves_at_window_ends_only_and_by_its_rules(seed, wobble):
     draw = np.random.default_rng(seed)
     policy, state = fresh()

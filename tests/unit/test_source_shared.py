@@ -50,7 +50,7 @@ def test_json_with_comments_trailing_commas_and_a_byte_order_mark(tmp_path: Path
 @given(
     value=st.recursive(st.none() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner))
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_leniency_never_changes_a_string(tmp_path_factory: pytest.TempPathFactory, value: object) -> None:
     path = tmp_path_factory.mktemp("json") / "a.json"
     path.write_text("// forces the lenient road\n" + json.dumps(value, ensure_ascii=False), encoding="utf-8")

@@ -18,7 +18,7 @@ PROCESSOR = tiny_processor()
 
 
 @given(st.lists(st.text(max_size=20), max_size=4))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_text_survives_and_pieces_join(pieces: list[str]) -> None:
     special = (PROCESSOR.inner.image_token, "<pad>", "<s>", "</s>")
     pieces = [piece for piece in pieces if not any(token in piece for token in special)]

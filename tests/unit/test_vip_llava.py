@@ -144,7 +144,7 @@ LLAMA_LIKE = VipLlavaProcessor(
 
 
 @given(st.lists(st.text("abk n[0.12]\n:ü", max_size=9), min_size=1, max_size=4))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_pieces_join_with_a_tokenizer_that_adds_spaces(pieces: list[str]) -> None:
     ids = LLAMA_LIKE.text_ids("Reasoning:") + [i for piece in pieces for i in LLAMA_LIKE.text_ids(piece)]
     assert LLAMA_LIKE.decode(ids) == "Reasoning:" + "".join(pieces)

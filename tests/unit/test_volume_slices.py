@@ -48,7 +48,7 @@ def brute_slices(areas: list[int], step_mm: float, more: int) -> list[int]:
     st.sampled_from([0.5, 0.7, 1.0, 2.5, 3.0, 5.0, 7.0]),
     st.integers(0, 5),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_slices_are_those_of_a_plain_search(areas: list[int], step_mm: float, more: int) -> None:
     assert lesion_slices(areas, step_mm, more) == brute_slices(areas, step_mm, more)
 
@@ -59,7 +59,7 @@ def test_without_spacing_there_is_only_the_largest_slice_and_no_negative() -> No
 
 
 @given(st.sets(st.integers(0, 79)), st.sampled_from([0.8, 1.0, 2.5, 3.0, 12.0]))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_free_slices_keep_their_distances(crossed: set[int], step_mm: float) -> None:
     found = free_slices(crossed, 80, step_mm)
     assert all(abs(at - other) * step_mm >= 10 - 1e-6 for at in found for other in crossed)
