@@ -112,7 +112,7 @@ def main(given: list[str]) -> int:
             write_side_by_side(chosen.out, chosen.paired[0], chosen.paired[1])
             print(f"page: {chosen.out}")
         return 0
-    from eval.runs.comparison import compare_experiment
+    from eval.runs.experiment import compare_experiment
     from medclm.tracking import store_uri
 
     uri = store_uri(TrackingSection(uri=chosen.tracking_uri or ""), chosen.runs or Path("runs"))

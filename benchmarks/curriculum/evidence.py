@@ -6,7 +6,7 @@
 
 Protocol, arms and seeds: studies.py. One run is about 19,200 samples of a model of 0.9 M parameters: three minutes on one CPU
 core. Every finished run is a line of benchmarks/results/curriculum.jsonl with its resolved recipe; a line of another recipe, arm or
-`runs.CODE` does not count and is taken again. The studies `brats-*` need MEDCLM_DATA, the folder of brats_mri_slices.
+`corpora.CODE` does not count and is taken again. The studies `brats-*` need MEDCLM_DATA, the folder of brats_mri_slices.
 """
 
 import os

@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.curriculum.corpora import CODE, corpus_folder
 from medclm.config import load_recipe
 from medclm.data.shards import Corpus
 from medclm.ds_config import read_json
@@ -34,8 +35,6 @@ ROOT = Path(__file__).resolve().parents[2]
 RECIPE = Path(__file__).parent / "recipe.yaml"
 WORK = ROOT / "runs" / "evidence"
 """Corpora, logs and what unfinished runs leave; nothing here is read by the table."""
-CODE = 1
-"""Raised when a change that no recipe shows (a policy, the phantoms, the corpora's constants) makes finished runs stale."""
 SCORES = ("mean_iou", "answer_accuracy", "answer_and_box")
 """Per-example scores kept by patient."""
 
@@ -184,8 +183,6 @@ def run_jobs(jobs: Sequence[Job], *, results: Path, workers: int, max_minutes: f
     Raises:
         ValueError: another slice is running here, or a corpus cannot be made.
     """
-    from benchmarks.curriculum.corpora import corpus_folder
-
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # small models in forked processes: no accelerator
     WORK.mkdir(parents=True, exist_ok=True)
     lock = (WORK / "lock").open("w")
@@ -246,8 +243,6 @@ def _keep(job: Job, results: Path) -> bool:
 
 def _child(job: Job) -> None:
     """The run's process: everything it prints goes to a log."""
-    from benchmarks.curriculum.corpora import corpus_folder
-
     log = _log_file(job)
     log.parent.mkdir(parents=True, exist_ok=True)
     stream = log.open("w", encoding="utf-8")

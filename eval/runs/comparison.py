@@ -12,7 +12,6 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -194,36 +193,8 @@ class Comparison:
         return "; ".join(parts)
 
 
-def compare_experiment(
-    experiment: str, *, uri: str, metrics: Sequence[str] = (), target: float | None = None, out: Path | None = None
-) -> None:
-    """Print the runs of an experiment side by side, and write them to the HTML file `out` if one is named.
-
-    Args:
-        experiment: its name in the store.
-        uri: the MLflow store.
-        metrics: what to compare; none = the headline scores and losses that any run has.
-        target: value that the one metric shall reach.
-        out: HTML file; replaced if it is there.
-
-    Raises:
-        ValueError: unknown experiment or metric, no runs, a target without its one metric, or `out` cannot be written there.
-        RuntimeError: the store cannot be read.
-    """
-    from eval.runs.comparison_page import write_page
-    from eval.runs.comparison_text import print_comparison
-
-    if out is not None and (out.is_dir() or not out.absolute().parent.is_dir()):
-        raise ValueError(f"--out {out}: {'is a folder' if out.is_dir() else 'its folder is not there'}: name an HTML file")
-    comparison = gather(experiment, uri=uri, metrics=metrics, target=target)
-    print_comparison(comparison)
-    if out is not None:
-        write_page(comparison, out)
-        print(f"page: {out} ({out.stat().st_size / 1e6:.1f} MB)")
-
-
 def gather(experiment: str, *, uri: str, metrics: Sequence[str] = (), target: float | None = None) -> Comparison:
-    """Read what `compare_experiment` shows; same arguments and errors."""
+    """Read what `experiment.compare_experiment` shows; same arguments and errors."""
     if target is not None and (len(metrics) != 1 or not math.isfinite(target)):
         raise ValueError(f"--target {target:g}: give a number, and with --metric the one metric that shall reach it")
     runs = stored_runs(uri, experiment)

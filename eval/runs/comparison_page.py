@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from eval.pages.page import NOTICE, cell, column, scrolling, shell, text
 from eval.runs.comparison import Comparison, Row, Score, count, duration, goal, log_scale, lower_is_better, number
 from eval.runs.comparison_style import SCRIPT, STYLE
-from eval.pages.page import NOTICE, cell, column, scrolling, shell, text
 from medclm.tracked_runs import History
 
 MOST_POINTS = 500

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,6 +21,7 @@ from eval.endpoint import ServedModel, evaluate_endpoint
 from eval.runner import Plan, evaluate_checkpoint
 from medclm.chat.endpoint import Endpoint
 from medclm.data.testing import record_row, write_small_corpus
+from tests.transformers_server import transformers_serve
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -147,25 +146,8 @@ def transformers_server(tmp_path) -> Iterator[tuple[str, Path]]:
     from medclm.testing import tiny_export
 
     model = tiny_export(tmp_path / "tiny")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    words = [str(Path(sys.executable).parent / "transformers"), "serve", str(model), "--host", "127.0.0.1", "--device", "cpu"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen([*words, "--port", str(port)], stdout=log, stderr=log, env=environment)
-    try:
-        for _ in range(240):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
-                break
-            except OSError:
-                assert process.poll() is None, (tmp_path / "log").read_text()
-                time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}/v1", model
-    finally:
-        process.terminate()
-        process.wait(timeout=60)
+    with transformers_serve(model, tmp_path / "log") as url:
+        yield url, model
 
 
 @pytest.mark.slow

@@ -13,7 +13,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -44,7 +43,8 @@ from medclm.model_card import CARD, FACTS
 from medclm.models.asking import EXAMPLE_QUESTION, MAX_NEW_TOKENS
 from medclm.models.objective import network_state
 from medclm.models.registry import family
-from tests.ranks import free_port, run_ranks
+from tests.ranks import run_ranks
+from tests.transformers_server import transformers_serve
 from train.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -283,31 +283,8 @@ def test_a_card_says_only_what_is_known_of_its_own_corpus(run: Path, corpus: Pat
 def served(run: Path, tmp_path: Path) -> Iterator[tuple[str, str]]:
     """`transformers serve` of a copy of the export, on a free port: its address and what it calls the model."""
     folder = Path(shutil.copytree(run / "export", tmp_path / "export"))
-    port = free_port()
-    command = [
-        str(Path(sys.executable).parent / "transformers"),
-        "serve",
-        str(folder),
-        "--host",
-        "127.0.0.1",
-        "--device",
-        "cpu",
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen([*command, "--port", str(port)], stdout=log, stderr=log, env=environment)
-    try:
-        for _ in range(240):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
-                break
-            except OSError:
-                assert process.poll() is None, (tmp_path / "log").read_text()
-                time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}/v1/chat/completions", str(folder)
-    finally:
-        process.terminate()
-        process.wait(timeout=60)
+    with transformers_serve(folder, tmp_path / "log") as url:
+        yield f"{url}/chat/completions", str(folder)
 
 
 @pytest.mark.slow

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
-import subprocess
-import sys
 import threading
-import time
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -34,6 +29,7 @@ from medclm.data.schema import COLUMNS
 from medclm.data.shards import Corpus
 from tests.language_models import make_tiny_model
 from tests.misbehaving_server import CACHED, MOODS, TIMEOUT, Server, mood_of
+from tests.transformers_server import transformers_serve
 
 
 @pytest.fixture
@@ -238,25 +234,8 @@ def transformers_server(tmp_path) -> Iterator[tuple[str, Path]]:
     """`transformers serve` on a free port with a tiny model; its address and the model's folder."""
     model = tmp_path / "tiny"
     make_tiny_model(model)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [str(Path(sys.executable).parent / "transformers"), "serve", str(model), "--host", "127.0.0.1", "--device", "cpu"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen([*command, "--port", str(port)], stdout=log, stderr=log, env=environment)
-    try:
-        for _ in range(240):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
-                break
-            except OSError:
-                assert process.poll() is None, (tmp_path / "log").read_text()
-                time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}/v1", model
-    finally:
-        process.terminate()
-        process.wait(timeout=60)
+    with transformers_serve(model, tmp_path / "log") as url:
+        yield url, model
 
 
 @pytest.mark.slow

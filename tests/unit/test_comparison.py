@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from eval.runs.comparison import Group, Row, Score, _interval, compare_experiment, gather, lower_is_better, number
+from eval.runs.comparison import Group, Row, Score, _interval, gather, lower_is_better, number
 from eval.runs.comparison_page import MOST_POINTS, thinned, write_page
 from eval.runs.comparison_text import print_comparison
+from eval.runs.experiment import compare_experiment
 from medclm import tracked_runs
 from medclm.tracked_runs import RunSummary, histories, stored_runs
 from medclm.tracking import open_client
