@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from eval.example import Example
 from eval.pictures import CorpusPictures, Pictures
 from medclm.data.shards import Corpus
+from medclm.draws import generator
 from medclm.metrics.parsing import alternatives, polarity
 from medclm.types import Box
 
 FLOOR_RECORDS = 20_000
-"""At most this many training records, evenly spread, are read for image-free guesses."""
+"""At most this many training records are read for image-free guesses."""
 
 _IMPORTED = "published"
 """Writer of records whose texts came from elsewhere, each with one box, whatever else of its class the image shows."""
@@ -34,7 +37,7 @@ class Pool:
     asked: list[Example]
     """Examples of the judged split, in their stored order."""
     train: list[Example]
-    """Training examples to guess from, evenly spread; empty where there is no train split."""
+    """Training examples to guess from, drawn; empty where there is no train split."""
     pictures: Pictures | None
     """None where the benchmark came without pictures: then only stored predictions can be judged."""
     identity: str
@@ -53,9 +56,8 @@ def corpus_pool(corpus: Corpus, split: str) -> Pool:
     if total == 0:
         raise ValueError(f"{corpus.folder}: split {split!r} has no records: choose another with --split or build one")
     reader = _Records(corpus)
-    asked = [reader.example(record) for record in _offered(corpus, split, 1)]
-    stride = max(1, -(-corpus.count("records", "train") // FLOOR_RECORDS))
-    train = [reader.example(record) for record in _offered(corpus, "train", stride)]
+    asked = [reader.example(record) for record in _offered(corpus, split, range(total))]
+    train = [reader.example(record) for record in _offered(corpus, "train", drawn(corpus.count("records", "train")))]
     pictures = CorpusPictures(corpus)
     return Pool(
         name=corpus.folder.name,
@@ -65,6 +67,15 @@ def corpus_pool(corpus: Corpus, split: str) -> Pool:
         identity=pictures.identity(),
         left_out={"not offered at Medium": total - len(asked)} if total > len(asked) else {},
     )
+
+
+def drawn(total: int, most: int = FLOOR_RECORDS) -> Sequence[int]:
+    """Positions of at most `most` of so many training records, rising. They are drawn: the records of a picture follow
+    each other in a fixed order, of which a stride could meet one class alone."""
+    if total <= most:
+        return range(total)
+    positions = generator(0, "eval.floor").choice(total, most, replace=False)
+    return [int(position) for position in np.sort(positions)]
 
 
 _COLUMNS = [
@@ -86,12 +97,12 @@ _COLUMNS = [
 ]
 
 
-def _offered(corpus: Corpus, split: str, stride: int) -> Iterator[dict[str, Any]]:
-    """Every `stride`-th record of a split, if it is offered at Medium."""
-    position = 0
+def _offered(corpus: Corpus, split: str, positions: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """The records at these positions of a split that are offered at Medium."""
+    kept, position = frozenset(positions), 0
     for batch in corpus.scan("records", _COLUMNS, split):
         for record in batch.to_pylist():
-            if position % stride == 0 and record["question_medium"] and record["answer_medium"]:
+            if position in kept and record["question_medium"] and record["answer_medium"]:
                 yield record
             position += 1
 

@@ -17,8 +17,9 @@ from typing import Any
 
 from eval import layouts
 from eval.example import Example, PictureKey
+from eval.layouts.fields import yes_or_no
 from eval.pictures import FolderPictures, Pictures
-from eval.pool import FLOOR_RECORDS, Pool, corpus_pool
+from eval.pool import FLOOR_RECORDS, Pool, corpus_pool, drawn
 from medclm.corpus.contract import RejectedImage
 from medclm.corpus.sources.files import Folder
 from medclm.corpus.sources.lenient_json import read_json
@@ -54,6 +55,8 @@ class Layout:
     """The questions of a split; ValueError names file and row."""
     files: Callable[[Path, str], list[Path]]
     """The annotation files of a split: they make the identity of an evaluation."""
+    read_some: Callable[[Path, str, int], Questions] | None = None
+    """The questions of so many drawn cases of a split, where to read them all is to open a file for each."""
     images: str = "."
     """Folder of the pictures below the data folder, unless --images says otherwise."""
     folder: Callable[[Path, str], Path] | None = None
@@ -104,7 +107,7 @@ def open_pool(
         why = ", ".join(f"{number} {reason}" for reason, number in asked.left_out.most_common()) or "no rows"
         raise ValueError(f"{data}: split {split} of {chosen.name} has nothing to ask ({why}): expected {chosen.expects}")
     _check_ids(asked, data)
-    train = chosen.read(data, "train").examples if split != "train" and "train" in splits else []
+    train = _training(data, chosen) if split != "train" and "train" in splits else []
     root = images or _images(data, chosen, split)
     found, pictures = asked.examples, chosen.store(data, split, window) if chosen.store else None
     if pictures is None:
@@ -113,11 +116,16 @@ def open_pool(
     return Pool(
         name=chosen.name,
         asked=found,
-        train=train[:: max(1, -(-len(train) // FLOOR_RECORDS))],
+        train=[train[at] for at in drawn(len(train))],
         pictures=pictures,
         identity=FolderPictures(root, noted=chosen.files(data, split)).identity(),
         left_out=dict(asked.left_out.most_common()),
     )
+
+
+def _training(data: Path, layout: Layout) -> list[Example]:
+    found = layout.read_some(data, "train", FLOOR_RECORDS) if layout.read_some else layout.read(data, "train")
+    return found.examples
 
 
 def _chosen(data: Path, layout: str) -> Layout:
@@ -286,10 +294,10 @@ def kind_of(value: Any) -> str:
 
 
 def answer_type_of(answer: str, stated: str = "") -> str:
-    """closed or open, as stated (`CLOSED`, `Open`), else by the answer: yes and no are closed."""
+    """closed or open, as stated (`CLOSED`, `Open`), else by the answer: yes and no, also in Chinese, are closed."""
     if stated.lower() in ("closed", "open", "choice"):
         return stated.lower()
-    return "closed" if answer.strip().lower().rstrip(".") in ("yes", "no") else "open"
+    return "closed" if yes_or_no(answer) else "open"
 
 
 __all__ = ["Layout", "PictureKey", "Questions", "answer_type_of", "find_layouts", "kind_of", "open_pool", "rows_of", "text_of"]

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from eval.layouts.chest_parts import SPLITS, add_report, groups_of, only
 from eval.layouts.chexpert import OBSERVATIONS, labels_of
 from eval.layouts.layout import Layout, Questions
+from eval.pool import drawn
 from medclm.corpus.sources.official import split_of
 from medclm.corpus.sources.report_text import split_sections
 from medclm.corpus.sources.tables import Row, read_table, read_text
@@ -89,12 +90,20 @@ def _labels(file: Path | None) -> Mapping[str, dict[str, float]]:
 
 
 def _read(data: Path, split: str) -> Questions:
-    table = _needed(data)
+    return _questions(data, _studies(_needed(data), split))
+
+
+def _read_some(data: Path, split: str, most: int) -> Questions:
+    studies = _studies(_needed(data), split)
+    return _questions(data, [studies[at] for at in drawn(len(studies), most)])
+
+
+def _questions(data: Path, studies: list[_Study]) -> Questions:
     views = _cells(_table(data, "metadata"), "dicom_id", "ViewPosition")
     sexes = _cells(_patients(data), "subject_id", "gender")
     labels = _labels(_table(data, "chexpert"))
     found = Questions()
-    for study in _studies(table, split):
+    for study in studies:
         report = _report(data, study)
         if not report.is_file():
             found.left_out["report missing"] += 1
@@ -135,5 +144,6 @@ LAYOUT = Layout(
     recognises=lambda data: _table(data, "split") is not None,
     splits=lambda data: SPLITS,
     read=_read,
+    read_some=_read_some,
     files=_files,
 )

@@ -23,7 +23,7 @@ from medclm.data.draw import COLOURS
 from medclm.data.render import COLOUR, with_instruction
 from medclm.draws import generator
 from medclm.metrics.boxes import as_array, iou_matrix
-from medclm.metrics.parsing import normalise, polarity, sides_in, tokens
+from medclm.metrics.parsing import alternatives, normalise, pieces, polarity, sides_in
 from medclm.types import Box
 
 BLANK, SWAPPED, MIRRORED, OCCLUDED = "blank", "swapped", "mirrored", "occluded"
@@ -41,7 +41,7 @@ class BehaviourSuite:
 
     def __init__(self, pool: Pool, terms: Terms) -> None:
         self.not_run: dict[str, str] = {}
-        self.examples = [one for one in pool.asked if one.question and one.answers]
+        self.examples = [one for one in pool.asked if one.question and alternatives(one.answers)]
         missing = len(pool.asked) - len(self.examples)
         self.left_out = pool.left_out | ({"no question or no accepted answer": missing} if missing else {})
         self._terms, self._answers = terms, Answers(pool)
@@ -137,13 +137,13 @@ def _same(first: Prediction, second: Prediction) -> float:
 
 def _named(prediction: Prediction) -> float:
     """1 if every word of the answer stands in the rationale; yes and no, which no rationale says, do not count."""
-    wanted = set(tokens(prediction.answer or "")) - {"yes", "no"}
-    return float(wanted <= set(tokens(prediction.rationale))) if wanted else float("nan")
+    wanted = set(pieces(prediction.answer or "")) - {"yes", "no"}
+    return float(wanted <= set(pieces(prediction.rationale))) if wanted else float("nan")
 
 
 def repeated(text: str) -> float:
     """Share of the 4-grams of a text that it has said before; 0 for fewer than two."""
-    words = tokens(text)
+    words = pieces(text)
     grams = Counter(tuple(words[at : at + GRAM]) for at in range(len(words) - GRAM + 1))
     return 1 - len(grams) / grams.total() if grams else 0.0
 

@@ -17,7 +17,7 @@ from eval.suite import Metric, plain
 from medclm.data.render import with_instruction
 from medclm.metrics import calibration
 from medclm.metrics.floors import MajorityAnswer
-from medclm.metrics.parsing import alternatives, chosen, normalise, options
+from medclm.metrics.parsing import alternatives, normalise, options, true_option
 
 OPTIONS = "options"
 """Name of the ask."""
@@ -37,7 +37,9 @@ class ChoiceSuite:
         self.examples = asked
         missing = len(pool.asked) - len(asked)
         self.left_out = pool.left_out | ({"no options, or not one of them right": missing} if missing else {})
-        self._majority = MajorityAnswer((one.question_kind, one.question, one.answers[0]) for one in pool.train if one.answers)
+        self._majority = MajorityAnswer(
+            (one.question_kind, one.question, alternatives(one.answers)[0]) for one in pool.train if alternatives(one.answers)
+        )
 
     def metrics(self) -> list[Metric]:
         return [
@@ -71,7 +73,7 @@ def lettered(example: Example) -> list[tuple[str, str]]:
 
 def truth_of(example: Example) -> int | None:
     """Place of the right option; None unless there are options and exactly one is right."""
-    found = {chosen(answer, dict(lettered(example))) for answer in alternatives(example.answers)} - {None}
+    found = {true_option(answer, dict(lettered(example))) for answer in alternatives(example.answers)} - {None}
     [letter] = found if len(found) == 1 else [None]
     return None if letter is None else ord(letter) - ord("A")
 

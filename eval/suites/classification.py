@@ -19,6 +19,7 @@ from eval.pool import Pool
 from eval.suite import Metric
 from medclm.data.render import with_instruction
 from medclm.metrics import calibration, classification
+from medclm.metrics.intervals import bootstrap_rows_ci95
 from medclm.metrics.parsing import alternatives, polarity
 
 YES_NO = ("Yes", "No")
@@ -86,7 +87,12 @@ class ClassificationSuite:
             *each,
             *macro[1:3],
             *macro[4:],
-            Metric("sensitivity_at_0.9_specificity_macro", _columns(self.ranked), statistic=partial(_sensitivity, self.ranked)),
+            Metric(
+                "sensitivity_at_0.9_specificity_macro",
+                _columns(self.ranked),
+                statistic=partial(_sensitivity, self.ranked),
+                interval=partial(_sensitivity_interval, self.ranked),
+            ),
             *at_even_odds,
             Metric("calibration_error_15_bins", _BINS, calibration.calibration_error),
             Metric("brier", ("brier",)),
@@ -188,3 +194,18 @@ def _sensitivity(labels: tuple[str, ...], values: np.ndarray) -> float:
         return float("nan")
     points = classification.sensitivity_at(*_split(values, "ignore"), labels, specificity=SPECIFICITY)
     return float(np.mean([point.sensitivity for point in points.values()])) if points else float("nan")
+
+
+def _sensitivity_interval(
+    labels: tuple[str, ...], values: np.ndarray, patients: Sequence[str], seed: int
+) -> tuple[float, float] | None:
+    """Over the labels of the whole set, as the intervals of the other means: a resample in which one lacks a class is left out."""
+    truth = _split(values, "ignore")[1]
+    whole = np.array([(column == 0).any() and (column == 1).any() for column in truth.T])
+
+    def statistic(rows: np.ndarray) -> float:
+        drawn = _split(rows, "ignore")[1][:, whole]
+        both = (drawn == 0).any(axis=0) & (drawn == 1).any(axis=0)
+        return _sensitivity(labels, rows) if both.all() else float("nan")
+
+    return bootstrap_rows_ci95(values, patients, statistic=statistic, seed=seed)

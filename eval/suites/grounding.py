@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from eval.example import Ask, Example, Prediction, Said, Terms, Values
 from eval.pool import Pool
 from eval.suite import ANSWER, Metric, plain, plain_ask
-from eval.suites.ranked_boxes import ROW, RankedBoxes
+from eval.suites.ranked_boxes import ROW, RankedBoxes, distinct
 from eval.suites.vqa import Answers
 from medclm.metrics import boxes
 from medclm.metrics.floors import MedianBox
+from medclm.metrics.parsing import alternatives
+from medclm.types import Box
 
 THRESHOLDS = (0.3, 0.5, 0.7)
 BOX_RIGHT = 0.5
@@ -68,7 +70,8 @@ class GroundingSuite:
         said = boxes.as_array(prediction.boxes_unit)
         if not example.boxes_unit:
             return {"false_positive_rate": float(len(said) > 0), "boxes_on_empty": float(len(said))}
-        truth = boxes.as_array(example.boxes_unit)
+        lesions = distinct(example.boxes_unit)
+        truth = boxes.as_array(lesions)
         iou = boxes.mean_iou(said, truth)
         overlap = boxes.union_overlap(said, truth)
         values = {
@@ -80,19 +83,19 @@ class GroundingSuite:
             "union_iou": overlap.iou,
             "reason_format_rate": float(prediction.boxes_in_rationale > 0 and prediction.answer is not None),
         }
-        right = self._answers.judge(example, prediction.answer).get("right") if example.answers else None
+        right = self._answers.judge(example, prediction.answer).get("right") if alternatives(example.answers) else None
         if right is not None:
             values["answer_and_box"] = float(bool(right) and iou >= BOX_RIGHT)
             values["right_for_wrong_reason"] = float(bool(right) and iou < BOX_WRONG)
-        return values | _by_size(boxes.matched_iou(said, truth).tolist(), self._strata(example))
+        return values | _by_size(boxes.matched_iou(said, truth).tolist(), self._strata(example, lesions))
 
-    def _strata(self, example: Example) -> tuple[str, ...]:
+    def _strata(self, example: Example, lesions: Sequence[Box]) -> tuple[str, ...]:
         """Size stratum of each true box, in patches of the model; empty where no picture tells how large the boxes are shown."""
         if self._pictures is None:
             return ()
         square = self._terms.square
         frame = square.frame(self._pictures.size(example.picture))
-        shown = [frame.to_square_px(box) for box in example.boxes_unit]
+        shown = [frame.to_square_px(box) for box in lesions]
         return tuple(boxes.size_stratum(min(box.width, box.height) / square.patch_size) for box in shown)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from eval.example import Example, Prediction
 from eval.suite import Metric
 from medclm.metrics import detection
+from medclm.types import Box
 
 SCORE = "mean_log_probability"
 ROW = "ranked_row"
@@ -32,7 +33,9 @@ class RankedBoxes:
 
     def take(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> str:
         """Match these; why it cannot be done, or nothing. What was matched before stays where these have no score."""
-        if not any(one.box_scores for one in predictions):
+        if not examples:
+            return "not run: no question"
+        if any(one.boxes_unit for one in predictions) and not any(one.box_scores for one in predictions):
             return "not run: no box has a score"
         if any(len(one.box_scores) != len(one.boxes_unit) for one in predictions):
             return "not run: needs a score for every box"
@@ -40,7 +43,7 @@ class RankedBoxes:
             detection.Case(
                 image=example.id,
                 label=example.domain or "lesion",
-                truth=example.boxes_unit,
+                truth=distinct(example.boxes_unit),
                 boxes=said.boxes_unit,
                 scores={SCORE: said.box_scores},
             )
@@ -82,6 +85,11 @@ class RankedBoxes:
     def _weights(self, rows: np.ndarray, times: np.ndarray | None = None) -> np.ndarray:
         assert self._matched is not None
         return np.bincount(rows, weights=times, minlength=len(self._matched.label)).astype(np.float64)
+
+
+def distinct(boxes: Sequence[Box]) -> tuple[Box, ...]:
+    """The boxes, each once: a lesion that was annotated twice is one, as a box that is written twice is."""
+    return tuple(dict.fromkeys(boxes))
 
 
 def _rows(values: np.ndarray) -> np.ndarray:

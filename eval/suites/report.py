@@ -82,7 +82,7 @@ class ReportSuite:
         others = [one for one in self._texts[example.question_kind] if one.patient != example.patient]
         if not others:
             return None
-        at = generator(0, "eval.pages.report.other", number_of(example.id)).integers(len(others))
+        at = generator(0, "eval.report.other", number_of(example.id)).integers(len(others))
         return {ANSWER: Prediction(answer=others[int(at)].answers[0])}
 
     def judge(self, examples: Sequence[Example], said: Sequence[Said]) -> list[Values]:

@@ -15,6 +15,7 @@ from eval.pool import Pool
 from eval.suite import ANSWER, Metric, plain, plain_ask
 from medclm.metrics.answers import NAMING_KINDS, Vocabulary, judge, location_vocabulary, vocabulary
 from medclm.metrics.floors import MajorityAnswer
+from medclm.metrics.parsing import alternatives
 from medclm.metrics.profiles import profile_named
 
 
@@ -22,9 +23,10 @@ class Answers:
     """What judging an answer needs beside it: the image-free guess, and all names that answers of a kind may use."""
 
     def __init__(self, pool: Pool) -> None:
-        answered = [one for one in pool.train if one.answers]
+        answered = [(one, alternatives(one.answers)[0]) for one in pool.train if alternatives(one.answers)]
         self.has_guesses = bool(answered)
-        self.majority = MajorityAnswer((one.question_kind, one.question, one.answers[0]) for one in answered)
+        self._by_kind = MajorityAnswer((_kind(one), one.question, answer) for one, answer in answered)
+        self._by_type = MajorityAnswer((one.answer_type, one.question, answer) for one, answer in answered)
         opened = [one for one in [*pool.train, *pool.asked] if one.answer_type == "open"]
         self._names: dict[str, Vocabulary] = {
             kind: vocabulary(one.answers for one in opened if one.question_kind == kind) for kind in NAMING_KINDS
@@ -32,12 +34,19 @@ class Answers:
         self._names["where"] = location_vocabulary(one.answers for one in opened if one.question_kind == "where")
 
     def guess(self, example: Example) -> str | None:
-        return self.majority.guess(example.question_kind, example.question)
+        """The commonest answer of training to these words, else to questions of its kind, else to closed or to open ones."""
+        by_kind = self._by_kind.guess(_kind(example), example.question)
+        return by_kind or self._by_type.guess(example.answer_type, example.question)
 
     def judge(self, example: Example, answer: str | None) -> Values:
         names = self._names.get(example.question_kind, frozenset())
         kind, answer_type = example.question_kind, example.answer_type
         return judge(kind, answer_type, example.question, answer, example.answers, names, example.options)
+
+
+def _kind(example: Example) -> str:
+    """Many kinds of public benchmarks have yes or no questions and open ones: the majority of both is right for one only."""
+    return f"{example.answer_type} {example.question_kind}"
 
 
 def _balanced(means: np.ndarray) -> np.ndarray:
@@ -58,7 +67,7 @@ class VqaSuite:
 
     def __init__(self, pool: Pool, terms: Terms) -> None:
         self.not_run: dict[str, str] = {}
-        self.examples = [one for one in pool.asked if one.question and one.answers]
+        self.examples = [one for one in pool.asked if one.question and alternatives(one.answers)]
         missing = len(pool.asked) - len(self.examples)
         self.left_out = pool.left_out | ({"no question or no accepted answer": missing} if missing else {})
         self._terms = terms

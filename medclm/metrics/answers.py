@@ -18,11 +18,13 @@ from medclm.metrics.parsing import (
     normalise,
     options,
     parts,
+    pieces,
     polarity,
     sides_in,
     singular,
     size_mm_in,
     tokens,
+    true_option,
 )
 
 Vocabulary = frozenset[tuple[str, ...]]
@@ -63,17 +65,17 @@ def choice_right(answer: str | None, answers: Sequence[str], question: str, list
     choices = {chr(ord("A") + at): text for at, text in enumerate(listed)} or options(question)
     if answer is None or not choices:
         return exact(answer, answers)
-    truth = {chosen(other, choices) for other in alternatives(answers)} - {None}
+    truth = {true_option(other, choices) for other in alternatives(answers)} - {None}
     return chosen(answer, choices) in truth
 
 
 def token_scores(answer: str | None, answers: Sequence[str]) -> tuple[float, float, float]:
-    """(precision, recall, F1) of the tokens as multisets, of the alternative with the best F1: a repeated word counts once
-    for each time the truth has it."""
-    said = Counter(tokens(answer or ""))
+    """(precision, recall, F1) of the words as multisets, of the alternative with the best F1: a repeated word counts once
+    for each time the truth has it. Chinese counts by character."""
+    said = Counter(pieces(answer or ""))
     best = (0.0, 0.0, 0.0)
     for other in alternatives(answers):
-        truth = Counter(tokens(other))
+        truth = Counter(pieces(other))
         shared = (said & truth).total()
         if shared:
             precision, recall = shared / said.total(), shared / truth.total()
@@ -83,7 +85,7 @@ def token_scores(answer: str | None, answers: Sequence[str]) -> tuple[float, flo
 
 def bleu_of_sample(answer: str | None, answers: Sequence[str], n: int) -> float:
     """Unsmoothed BLEU-n of one answer; its mean over examples is `mean_sample_bleu`, not corpus BLEU."""
-    return float(bleu(counts(tokens(answer or ""), [tokens(other) for other in alternatives(answers)]), n))
+    return float(bleu(counts(pieces(answer or ""), [pieces(other) for other in alternatives(answers)]), n))
 
 
 def vocabulary(answers: Iterable[Sequence[str]]) -> Vocabulary:

@@ -23,6 +23,8 @@ UNCERTAIN = -1.0
 MACRO = "macro"
 """Key of the mean over labels beside the labels' own; no label may have this name."""
 
+_DECISIONS = ({0.0, 1.0}, {-1.0, 1.0})
+
 Policy = Literal["as_positive", "as_negative", "ignore"]
 RankScore = Literal["auroc", "average_precision"]
 
@@ -138,9 +140,11 @@ def _place(
     placed, without = {}, {}
     for i, label in enumerate(labels):
         column = scores[:, i]
-        if set(np.unique(column[~np.isnan(column)]).tolist()) == {0.0, 1.0}:
+        if set(np.unique(column[~np.isnan(truth[:, i])]).tolist()) in _DECISIONS:
             # Their area is that of one operating point, (sensitivity + specificity) / 2, and no ranking's.
-            raise ValueError(f"scores of {label!r} are all 0 or 1, which are decisions: give probabilities or logits")
+            raise ValueError(
+                f"scores of {label!r} are all 0 or 1 (or -1 or 1), which are decisions: give probabilities or logits"
+            )
         if reason := _lacks(truth[:, i]):
             without[label] = reason
             continue

@@ -16,6 +16,9 @@ from medclm.draws import generator
 FEWEST_PATIENTS = 6
 """Below this no p-value is given: sign flips of 5 patients cannot reach p < 0.05 (2 / 2^5 = 0.0625)."""
 
+_BLOCK = 4_000_000
+"""Numbers drawn at once, over all patients: memory stays flat for many of them."""
+
 Formula = Callable[[np.ndarray], np.ndarray]
 """(..., K) means of K columns -> (...) score."""
 
@@ -86,7 +89,7 @@ def bootstrap_ci95(
         return None
     draws = generator(seed, "metrics.bootstrap")
     share = np.full(number, 1.0 / number)
-    block = max(1, 4_000_000 // number)  # rows of drawn patients held at once: memory stays flat for many patients
+    block = max(1, _BLOCK // number)
     scores = []
     for start in range(0, resamples, block):
         weights = draws.multinomial(number, share, size=min(block, resamples - start)).astype(np.float64)
@@ -138,9 +141,17 @@ def paired_test(
     """Sign-flip test over patients of mean(first - second), both (n,) on the same examples in the same order.
 
     Every patient's summed difference keeps or changes its sign with equal chance under the null hypothesis; all 2^P sign
-    patterns are enumerated up to 12 patients, else `flips` are drawn and p = (1 + hits) / (1 + flips).
+    patterns are enumerated up to 12 patients, else `flips` are drawn and p = (1 + hits) / (1 + flips). Examples that one of
+    the two has no value for (NaN) do not enter, nor do patients without any other.
+
+    Raises:
+        ValueError: no example has a value in both.
     """
     difference = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
+    known = np.isfinite(difference)
+    if not known.any():
+        raise ValueError(f"{len(difference)} examples, none with a value in both: compare a score that both have")
+    difference, patients = difference[known], [patient for patient, keep in zip(patients, known, strict=True) if keep]
     sums, counts = _by_patient(difference[:, None], patients)
     per_patient, number = sums[:, 0], len(sums)
     mean = float(per_patient.sum() / counts.sum())
@@ -148,12 +159,18 @@ def paired_test(
     if number < FEWEST_PATIENTS:
         note = f"{number} patients: no p-value below {FEWEST_PATIENTS} patients, descriptive only"
         return Paired(difference=mean, ci95=interval, p_value=None, patients=number, note=note)
-    exact = number <= 12
-    if exact:
+    if number <= 12:
         bits = np.arange(2**number)[:, None] >> np.arange(number)
-        signs = 1.0 - 2.0 * (bits & 1)
+        p_value = _as_far(1.0 - 2.0 * (bits & 1), per_patient) / 2**number
     else:
-        signs = np.where(generator(seed, "metrics.sign_flip").random((flips, number)) < 0.5, -1.0, 1.0)
-    hits = int((np.abs(signs @ per_patient) >= abs(per_patient.sum()) - 1e-12).sum())
-    p_value = hits / len(signs) if exact else (1 + hits) / (1 + len(signs))
+        draws, block = generator(seed, "metrics.sign_flip"), max(1, _BLOCK // number)
+        sizes = [min(block, flips - start) for start in range(0, flips, block)]
+        hits = sum(_as_far(np.where(draws.random((size, number)) < 0.5, -1.0, 1.0), per_patient) for size in sizes)
+        p_value = (1 + hits) / (1 + flips)
     return Paired(difference=mean, ci95=interval, p_value=p_value, patients=number, note="")
+
+
+def _as_far(signs: np.ndarray, per_patient: np.ndarray) -> int:
+    """How many of the (F, P) sign patterns bring the sum of (P,) differences as far from 0 as it is, rounding allowed for."""
+    rounding = 1e-12 * max(1.0, float(np.abs(per_patient).sum()))
+    return int((np.abs(signs @ per_patient) >= abs(per_patient.sum()) - rounding).sum())

@@ -11,12 +11,20 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-_ANSWER = re.compile(r"\banswer\s*:", re.IGNORECASE)
-_REASONING = re.compile(r"^\s*reasoning\s*:", re.IGNORECASE)
+_ANSWER = re.compile(r"\banswer\s*[:：]", re.IGNORECASE)
+_REASONING = re.compile(r"^\s*reasoning\s*[:：]", re.IGNORECASE)
 _TOKEN = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+(?:\d+)?", re.UNICODE)
 _OPTION = re.compile(r"(?:^|[\s(;,])([A-H])\s*[).:]\s*(.+?)(?=[\s(;,]+[A-H]\s*[).:]\s|$)", re.DOTALL)
 _LETTER = re.compile(r"^\s*\(?([A-Ha-h])(?:\s*[).:]\s*(.*)|\s*)$", re.DOTALL)
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(mm|millimet(?:re|er)s?|cm|centimet(?:re|er)s?)\b", re.IGNORECASE)
+_PIECE = re.compile(r"[\u3400-\u9fff]|[^\u3400-\u9fff]+")
+"""A Chinese character, or a run of others: Chinese is written without blanks, so its characters are counted as words."""
+_CHINESE = re.compile(
+    r"(?P<open>是否|是不是|有没有|有无|无法|不(?:确定|清楚|知道|能))"
+    r"|(?P<no>不是|没有|不存在|否|没|无|不)"
+    r"|(?P<yes>是|有|存在|对(?![称比侧]))"
+)
+"""How a Chinese text begins that says yes or no; `open` are beginnings that look so and say neither."""
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*-?\s*(mm|millimet(?:re|er)s?|cm|centimet(?:re|er)s?)\b", re.IGNORECASE)
 
 _NUMBERS = (
     "zero",
@@ -71,19 +79,30 @@ def split_completion(text: str) -> Parsed:
 def tokens(text: str) -> list[str]:
     """Normalised words: lower case, compatibility forms folded, no punctuation, articles dropped, `two` -> `2`, `L` -> `left`.
 
-    A decimal point inside a number stays (`2.50` -> `2.5`); a hyphen separates words.
+    A decimal point inside a number stays (`2.50` -> `2.5`); a hyphen separates words. A text of articles alone keeps them: it
+    is the name of something (`A` of the panels A and B).
     """
     found = _TOKEN.findall(unicodedata.normalize("NFKC", text).lower())
-    return [_number(_WORDS.get(token, token)) for token in found if token not in _ARTICLES]
+    kept = [token for token in found if token not in _ARTICLES] or found
+    return [_number(_WORDS.get(token, token)) for token in kept]
+
+
+def pieces(text: str) -> list[str]:
+    """`tokens` with Chinese taken character by character: for scores that count shared words. What is named is read in whole
+    `tokens`, since one Chinese word is often a part of another (lung, pneumonia)."""
+    return [piece for token in tokens(text) for piece in _PIECE.findall(token)]
 
 
 def _number(token: str) -> str:
-    return f"{float(token):g}" if token[0].isdecimal() else token
+    return f"{float(token):.15g}" if token[0].isdecimal() else token
 
 
 def normalise(text: str) -> str:
-    """`tokens` joined by single spaces: equal for texts that say the same in other case, punctuation, articles or digits."""
-    return " ".join(tokens(text))
+    """`tokens` joined by single spaces: equal for texts that say the same in other case, punctuation, articles or digits.
+
+    A text of signs alone (`+`) is itself, so that it equals no other.
+    """
+    return " ".join(tokens(text)) or text.strip()
 
 
 def alternatives(answers: Sequence[str]) -> list[str]:
@@ -97,13 +116,23 @@ def alternatives(answers: Sequence[str]) -> list[str]:
 
 
 def polarity(text: str) -> bool | None:
-    """True for a leading yes, False for a leading no, None for neither and for both (`yes and no`, `no, yes`)."""
+    """True for a leading yes, False for a leading no, None for neither and for both (`yes and no`, `no, yes`); also in Chinese
+    (是, 有; 否, 不是, 没有)."""
     words = [word for word in tokens(text)[:4] if word not in ("and", "or", "but")]
     if not words or words[0] not in ("yes", "no"):
-        return None
+        return _chinese_polarity("".join(words))
     if len(words) > 1 and words[1] in ("yes", "no") and words[1] != words[0]:
         return None
     return words[0] == "yes"
+
+
+def _chinese_polarity(text: str) -> bool | None:
+    """`polarity` of a text without blanks and punctuation."""
+    said = _CHINESE.match(text)
+    if said is None or said.lastgroup == "open":
+        return None
+    other = _CHINESE.match(text[said.end() :].lstrip("的和或也"))
+    return None if other and other.lastgroup != said.lastgroup else said.lastgroup == "yes"
 
 
 def options(question: str) -> dict[str, str]:
@@ -115,14 +144,25 @@ def options(question: str) -> dict[str, str]:
 def chosen(text: str, choices: Mapping[str, str]) -> str | None:
     """Letter of the option a text picks: by its letter (`B`, `(b)`, `B. kidney`) or by exactly its words; None if unclear.
 
-    A letter with the words of another option is unclear. `A nodule` is not the letter A.
+    A letter with the words of another option is unclear. `A nodule` is not the letter A. Marks of emphasis (`**B**`) are none.
     """
-    by_words = {normalise(option): letter for letter, option in choices.items()}
+    text = text.strip(" \n\t*_`")
     match = _LETTER.match(text)
     if match is None:
-        return by_words.get(normalise(text))
+        return _by_words(text, choices)
     letter, rest = match[1].upper(), normalise(match[2] or "")
-    return letter if letter in choices and by_words.get(rest, letter) == letter else None
+    words = {other: normalise(option) for other, option in choices.items()}
+    return letter if letter in choices and (rest == words[letter] or rest not in words.values()) else None
+
+
+def true_option(answer: str, choices: Mapping[str, str]) -> str | None:
+    """Letter of the option that an accepted answer means: by its words, else as `chosen`. Options may be letters themselves."""
+    return _by_words(answer, choices) or chosen(answer, choices)
+
+
+def _by_words(text: str, choices: Mapping[str, str]) -> str | None:
+    """The first option with exactly these words."""
+    return next((letter for letter, option in choices.items() if normalise(option) == normalise(text)), None)
 
 
 def count_in(text: str) -> int | None:
@@ -162,12 +202,12 @@ def singular(token: str) -> str:
     return token
 
 
-_SPLIT = re.compile(r"[,;]|\band\b", re.IGNORECASE)
+_SPLIT = re.compile(r"[,;，；、和]|\band\b", re.IGNORECASE)
 _NEGATIONS = frozenset(("no", "not", "without", "neither", "nor", "absent", "never"))
 
 
 def parts(text: str) -> frozenset[tuple[str, ...]]:
-    """What an accepted answer names, split at commas, semicolons and `and`: `a cyst and a nodule` -> {(cyst,), (nodule,)}."""
+    """What an accepted answer names, split at commas, semicolons and `and` (和): `a cyst and a nodule` -> {(cyst,), (nodule,)}."""
     pieces = (tuple(singular(token) for token in tokens(piece)) for piece in _SPLIT.split(text))
     return frozenset(piece for piece in pieces if piece)
 

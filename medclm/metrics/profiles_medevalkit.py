@@ -10,7 +10,7 @@ import difflib
 import re
 from collections.abc import Mapping
 
-from medclm.metrics.parsing import chosen, options
+from medclm.metrics.parsing import options, true_option
 from medclm.metrics.profiles_parts import boxed, f1_of
 
 _ANSWER_MARK = re.compile(r"\*\*answer(?:\*\*:?|:\*\*)|\*answer\*:|(?:final )?answer(?: is|:)|final answer|答案:")
@@ -47,7 +47,7 @@ def judge(question: str, answer_type: str, text: str, answer: str) -> dict[str, 
     if answer_type == "open":
         return _exchanged(said, truth)
     if answer_type == "choice" and options(question):
-        right = float(_picked(text, options(question)) == chosen(answer, options(question)))
+        right = float(_picked(text, options(question)) == true_option(answer, options(question)))
     else:
         right = float(_closed_right(said, truth))
     values = {"overall": right, "closed_accuracy": right}

@@ -10,7 +10,7 @@ import string
 from collections import Counter
 from collections.abc import Sequence
 
-from medclm.metrics.parsing import chosen, options
+from medclm.metrics.parsing import chosen, options, true_option
 from medclm.metrics.profiles_parts import ARTICLES, boxed, f1_of
 
 _LETTER = re.compile(r"^\(?([A-Ha-h])(?:\)?[.):]|\)?$)")
@@ -39,7 +39,7 @@ def judge(question: str, answer_type: str, text: str, answer: str) -> dict[str, 
     choices = options(question)
     letter = _LETTER.match(said)
     picked = letter[1].upper() if letter else chosen(said, choices)
-    right = float(picked is not None and picked == chosen(answer, choices)) if choices else equal
+    right = float(picked is not None and picked == true_option(answer, choices)) if choices else equal
     return {"closed_accuracy": right, "choice_accuracy": right}
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from eval.decoding import Decoding
 from eval.example import Example, Prediction, Reply, Square, Terms
-from eval.pool import Pool, corpus_pool
+from eval.pool import Pool, _offered, corpus_pool, drawn
 from eval.respondent import read_reply
 from eval.runner import Plan, evaluate_checkpoint
 from eval.suite import ANSWER, summarise
@@ -113,6 +113,17 @@ def test_floor_is_the_score_of_the_guess(pool):
         assert score.floor is None or score.value == score.floor, name
     assert scores["closed_accuracy"].floor == 1.0  # training only ever says yes
     assert scores["closed_above_floor"].value is None
+
+
+def test_training_records_are_read_where_they_are_drawn(folder):
+    records = list(_offered(Corpus(folder), "train", range(18)))
+    assert [one["record_id"] for one in _offered(Corpus(folder), "train", [2, 3, 17])] == [
+        records[at]["record_id"] for at in (2, 3, 17)
+    ]
+    assert drawn(5) == range(5)
+    some = drawn(100, 10)
+    assert some == sorted(set(some))
+    assert (len(some), len({at % 10 for at in some}) > 3) == (10, True)  # a stride would have one remainder
 
 
 def test_wrong_reasons_are_found(pool):

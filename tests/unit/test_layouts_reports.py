@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from eval.example import Example
+from eval.layouts import mimic_cxr
 from eval.layouts.layout import find_layouts, open_pool
 from eval.pool import Pool
 from tests.source_files import picture, real
@@ -64,6 +65,15 @@ def test_mimic_has_both_sections_the_frontal_picture_and_what_its_tables_say(tmp
     assert not found["s50000001:impression"].labels  # a study counts once
     assert pool.left_out == {"no findings": 1, "report missing": 1}
     assert [example.answers for example in pool.train] == [("Clear, for training.",)]
+
+
+def test_mimic_opens_no_more_training_reports_than_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    MAKERS["mimic_cxr"](tmp_path)
+    read = []
+    monkeypatch.setattr(mimic_cxr, "read_text", lambda path: read.append(path) or "FINDINGS: Clear.")
+    monkeypatch.setattr(mimic_cxr, "_report", lambda data, study: tmp_path / "mimic-cxr-2.0.0-split.csv")
+    assert len(mimic_cxr.LAYOUT.read_some(tmp_path, "test", 1).examples) == len(read) == 1
+    assert len(mimic_cxr.LAYOUT.read(tmp_path, "test").examples) == len(read) - 1 > 1
 
 
 def test_mimic_keeps_the_published_split(tmp_path: Path) -> None:

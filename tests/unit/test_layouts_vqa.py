@@ -191,6 +191,18 @@ def test_two_plain_files_want_a_choice(tmp_path):
     assert len(open_pool(tmp_path / "others.json", "test").asked) == 3
 
 
+def test_training_questions_are_drawn_from_all_places_of_a_picture(tmp_path):
+    picture(tmp_path / "a.png")
+    rows = [{"image": "a.png", "question": f"Is it {n % 4}?", "answer": "yes" if n % 4 else "no"} for n in range(70_000)]
+    as_json(tmp_path / "train.json", rows)
+    as_json(tmp_path / "test.json", rows[:4])
+    train = open_pool(tmp_path, "test", layout="plain").train
+    assert len(train) == 20_000
+    asked = Counter(one.question for one in train)  # every fourth row is one question alone
+    assert all(4_700 < number < 5_300 for number in asked.values())
+    assert len(asked) == 4
+
+
 # --- choices
 
 

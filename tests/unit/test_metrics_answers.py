@@ -119,6 +119,24 @@ def test_token_scores_match_a_naive_count(said, accepted):
     assert f1 == pytest.approx(max(naive(other) for other in accepted))
 
 
+@given(st.text("左右肺有结节", min_size=1, max_size=8), st.text("左右肺有结节", min_size=1, max_size=8))
+def test_chinese_shares_characters(said, truth):
+    precision, recall, f1 = answers.token_scores(said, [truth])
+    shared = sum(min(said.count(letter), truth.count(letter)) for letter in set(truth))
+    assert (precision * len(said), recall * len(truth)) == (pytest.approx(shared), pytest.approx(shared))
+    assert f1 == pytest.approx(2 * shared / (len(said) + len(truth)))
+    assert answers.bleu_of_sample(said, [truth], 1) == pytest.approx(naive_bleu([(list(said), [list(truth)])], 1))
+
+
+@pytest.mark.parametrize(
+    ("said", "truth", "right"),
+    [("是的", "是", 1), ("没有", "否", 1), ("Yes", "是", 1), ("不是", "是", 0), ("是和否", "是", 0), ("没有肺炎", "有", 0)],
+)
+def test_a_chinese_yes_or_no_is_judged_as_one(said, truth, right):
+    values = answers.judge("presence", "closed", "肺里有结节吗？", said, [truth], frozenset())
+    assert values == {"right": right, "closed_accuracy": right, "sensitivity" if truth in "是有" else "specificity": right}
+
+
 def naive_bleu(pairs: list[tuple[list[str], list[list[str]]]], n: int) -> float:
     logs, said_length, reference_length = [], 0, 0
     for said, references in pairs:

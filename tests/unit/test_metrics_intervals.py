@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
 
+from medclm.draws import generator
+from medclm.metrics import intervals
 from medclm.metrics.intervals import FEWEST_PATIENTS, bootstrap_ci95, estimate, paired_test
 
 
@@ -72,6 +75,41 @@ def test_sign_flip_matches_enumeration():
     assert result.p_value == pytest.approx(np.mean(patterns))
     assert result.difference == pytest.approx((first - second).mean())
     assert result.patients == 8
+
+
+def test_many_patients_are_flipped_in_blocks_without_a_seam(monkeypatch):
+    first = np.random.default_rng(3).normal(0.1, 1.0, 40)
+    names = [f"{number:02d}" for number in range(40)]
+    whole = paired_test(first, np.zeros(40), names, flips=1000)
+    monkeypatch.setattr(intervals, "_BLOCK", 40 * 7)
+    blocks = paired_test(first, np.zeros(40), names, flips=1000)
+    signs = np.where(generator(0, "metrics.sign_flip").random((1000, 40)) < 0.5, -1.0, 1.0)
+    slow = (1 + sum(abs(row @ first) >= abs(first.sum()) - 1e-12 for row in signs)) / 1001
+    assert whole.p_value == blocks.p_value == slow
+
+
+def test_memory_stays_flat_for_many_patients():
+    number = 20_000
+    difference = np.random.default_rng(4).normal(0, 1, number)
+    tracemalloc.start()
+    paired_test(difference, np.zeros(number), [str(one) for one in range(number)], flips=2000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 150e6  # all signs at once are 320 MB, ten thousand flips of 100,000 patients 8 GB
+
+
+def test_patients_without_a_value_in_both_do_not_count():
+    first, second = np.array([1.0, 1, 1, 1, 1, np.nan, 1]), np.array([0.0, 0, 0, 0, 0, 0, np.nan])
+    result = paired_test(first, second, list("abcdefg"))
+    assert (result.difference, result.patients, result.p_value) == (1.0, 5, None)
+    with pytest.raises(ValueError, match="none with a value in both"):
+        paired_test(first[5:], second[5:], list("fg"))
+
+
+def test_rounding_never_loses_the_pattern_that_was_seen():
+    for draw in range(40):
+        difference = 1e5 + 1e5 * np.random.default_rng(draw).random(8)  # summed in another order, another last bit
+        assert paired_test(difference, np.zeros(8), list("abcdefgh")).p_value == 2 / 2**8
 
 
 def test_few_patients_get_no_p_value():

@@ -68,6 +68,20 @@ def test_alternatives_split_and_dedupe():
         ("normal", None),
         ("nodule", None),
         ("", None),
+        ("是。", True),
+        ("是的，有结节", True),
+        ("有", True),
+        ("否", False),
+        ("不是", False),
+        ("没有结节。", False),
+        ("不健康", False),
+        ("是，不是", None),
+        ("有和没有", None),
+        ("是否", None),
+        ("有没有", None),
+        ("无法判断", None),
+        ("对侧", None),
+        ("左肺", None),
     ],
 )
 def test_polarity(text, expected):
@@ -88,8 +102,36 @@ def test_options_and_choice():
         ("A. spleen", None),
         ("D", None),
         ("liver or spleen", None),
+        ("**B**", "B"),
+        ("**B. left kidney**", "B"),
     ]:
         assert parsing.chosen(text, choices) == letter, text
+
+
+def test_options_may_be_letters_signs_or_the_same_twice():
+    panels = {"A": "A", "B": "B", "C": "C", "D": "None"}
+    assert [parsing.chosen(text, panels) for text in ("A", "B", "C", "D", "B) B", "B) C")] == ["A", "B", "C", "D", "B", None]
+    assert parsing.chosen("A", {"A": "B", "B": "A"}) == "A"  # a model asked for a letter says a letter
+    assert parsing.true_option("A", {"A": "B", "B": "A"}) == "B"  # a benchmark writes the option
+    assert parsing.true_option("C", {"A": "liver", "B": "lung", "C": "heart"}) == "C"
+    signs = {"A": "+", "B": "-"}
+    assert [parsing.chosen(text, signs) for text in ("A", "B", "-", "*")] == ["A", "B", "B", None]
+    assert parsing.chosen("A) CT", {"A": "CT", "B": "ct."}) == "A"
+
+
+def test_what_has_no_words_equals_only_itself():
+    assert parsing.tokens("A") == ["a"]
+    assert len({parsing.normalise(text) for text in ("A", "the", "+", "-", "")}) == 5
+    assert parsing.tokens("1234567 and 1234568.50") == ["1234567", "and", "1234568.5"]
+    assert parsing.count_in("1234567") == 1234567
+    assert parsing.count_in("9" * 5000) is None
+
+
+def test_chinese_is_counted_by_character_and_named_by_word():
+    assert parsing.pieces("CT：左肺 2.0个 nodule") == ["ct", "左", "肺", "2", "个", "nodule"]
+    assert parsing.parts("心脏、肺和肝") == {("心脏",), ("肺",), ("肝",)}
+    assert parsing.named_parts("肺炎", frozenset([("肺",)])) == frozenset()
+    assert parsing.split_completion("Reasoning：圆形。\n\nAnswer：左肺") == parsing.Parsed("圆形。", "左肺")
 
 
 @pytest.mark.parametrize(
@@ -104,7 +146,7 @@ def test_sides_and_sizes():
     assert parsing.sides_in("left and right") == parsing.sides_in("both sides") == {"bilateral"}
     assert parsing.sides_in("the copyright") == frozenset()
     assert parsing.size_mm_in("about 1.2 cm across") == pytest.approx(12)
-    assert parsing.size_mm_in("7 mm") == 7
+    assert parsing.size_mm_in("7 mm") == parsing.size_mm_in("a 7-mm nodule") == 7
     assert parsing.size_mm_in("7 pixels") is None
 
 

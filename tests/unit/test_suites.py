@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -21,9 +23,10 @@ from eval.suites.behaviour import (
     repeated,
 )
 from eval.suites.choice import OPTIONS, ChoiceSuite, truth_of
-from eval.suites.classification import ClassificationSuite, ask_name
+from eval.suites.classification import ClassificationSuite, _sensitivity_interval, ask_name
 from eval.suites.grounding import GroundingSuite
 from eval.suites.report import ReportSuite
+from eval.suites.vqa import VqaSuite
 from medclm.types import Box
 
 TERMS = Terms("direct", Square(336, 14, "pad"))
@@ -99,6 +102,54 @@ def test_choice_reads_letters_and_leaves_out_what_has_no_single_truth():
     assert ask.question.count("A)") == 1
 
 
+def test_options_that_are_letters_are_options():
+    panels = [example(i, answer_type="choice", options=("B", "A", "C"), answers=("BAC"[i % 3],)) for i in range(3)]
+    assert [truth_of(one) for one in ChoiceSuite(pool_of(panels), TERMS).examples] == [0, 1, 2]
+    suite = VqaSuite(pool_of(panels), TERMS)
+    assert scores(suite, lambda one: {ANSWER: Prediction(answer="ABC"[int(one.id[1:])])})["choice_accuracy"] == 1.0
+
+
+# --- closed and open questions
+
+
+def test_what_every_answer_being_no_leaves_undefined_is_not_a_number():
+    asked = [
+        example(i, question_kind="presence", answer_type="closed", answers=("No",), boxes_known=True, lists_boxes=False)
+        for i in range(12)
+    ]
+    pool = pool_of(asked, train=asked)
+    no = scores(VqaSuite(pool, TERMS), lambda one: {ANSWER: Prediction(answer="No")})
+    assert (no["closed_accuracy"], no["specificity"]) == (1.0, 1.0)
+    assert [no[name] for name in ("sensitivity", "balanced_accuracy", "closed_above_floor", "answer_accuracy")] == [None] * 4
+    sure = scores(ClassificationSuite(pool, TERMS), lambda one: {ask_name("presence"): Prediction(option_scores=(-2.0, -0.1))})
+    assert (sure["specificity"], sure["brier"] < 0.1) == (1.0, True)
+    undefined = [name for name in sure if name.startswith(("auroc", "average", "f1", "sensitivity"))]
+    assert len(undefined) == 9
+    assert [sure[name] for name in undefined] == [None] * 9
+    boxes = scores(GroundingSuite(pool, TERMS), lambda one: {ANSWER: Prediction(answer="No")})
+    assert {name for name, value in boxes.items() if value is not None} == {"false_positive_rate", "boxes_on_empty"}
+
+
+def test_an_answer_that_accepts_nothing_is_left_out():
+    asked = [example(1, answers=("#",)), example(2, answers=("cyst#a mass",))]
+    for make in (VqaSuite, BehaviourSuite):
+        suite = make(pool_of(asked, train=asked), TERMS)
+        assert [one.id for one in suite.examples] == ["e2"]
+        assert suite.left_out == {"no question or no accepted answer": 1}
+    assert VqaSuite(pool_of(asked, train=asked), TERMS).guess(asked[1])[ANSWER].answer == "cyst"
+
+
+def test_the_guess_knows_closed_questions_from_open_ones_of_their_kind():
+    closed = [
+        example(i, question=f"Is {i} CT?", question_kind="modality", answer_type="closed", answers=("yes",)) for i in range(3)
+    ]
+    opened = [example(i, question=f"Which is {i}?", question_kind="modality", answers=("MR",)) for i in range(3, 8)]
+    unseen = example(9, question="Is it flat?", question_kind="plane", answer_type="closed", answers=("yes",))
+    suite = VqaSuite(pool_of([*closed, *opened, unseen], train=closed + opened), TERMS)
+    assert {suite.guess(one)[ANSWER].answer for one in opened} == {"MR"}
+    assert {suite.guess(one)[ANSWER].answer for one in [*closed, unseen]} == {"yes"}
+
+
 # --- classification
 
 LABELLED = [
@@ -132,6 +183,20 @@ def test_classification_perfect_reversed_constant():
     assert (constant["sensitivity"], constant["specificity"]) == (1.0, 0.0)
     silent = scores(suite, odds(lambda one, name, truth: 0.0))
     assert (silent["sensitivity"], silent["specificity"]) == (0.0, 1.0)  # even odds say no
+
+
+def test_yes_and_no_as_numbers_are_no_scores():
+    suite = ClassificationSuite(pool_of(LABELLED), TERMS)
+    hard = {1.0: (1.0, 0.0), 0.0: (0.0, 1.0), -1.0: (0.0, 1.0)}
+    with pytest.raises(ValueError, match="which are decisions"):
+        scores(suite, lambda one: {ask_name(name): Prediction(option_scores=hard[truth]) for name, truth in one.labels.items()})
+
+
+def test_an_interval_of_a_mean_over_labels_is_over_the_same_labels():
+    truth = np.array([[i % 2, i == 0] for i in range(40)], dtype=float)
+    values = np.concatenate([np.stack([truth[:, 0], 1 - truth[:, 1]], axis=1) + 0.01 * np.arange(40)[:, None], truth], axis=1)
+    low, high = _sensitivity_interval(("often", "once"), values, [str(i) for i in range(40)], 0)
+    assert (low, high) == (0.5, 0.5)  # of `often` all are found, of `once` none: without it the mean would be 1
 
 
 def test_uncertain_labels_count_as_told():
@@ -243,6 +308,19 @@ def test_boxes_are_ranked_by_their_own_probability():
     sure = scores(suite, boxed(lambda one: ([*one.boxes_unit, wrong], [-5.0] * len(one.boxes_unit) + [-0.1])))
     assert sure["ap@0.5"] < 0.7
     assert sure["froc@0.5"] < unsure["froc@0.5"]
+
+
+def test_who_writes_no_box_finds_nothing():
+    found = scores(GroundingSuite(pool_of(BOXED), TERMS), boxed(lambda one: ((), ())))
+    assert found["ap@0.5"] == found["froc@0.3"] == found["mean_iou"] == 0.0
+
+
+def test_a_lesion_annotated_twice_is_one():
+    twice = [replace(one, boxes_unit=one.boxes_unit * 2) for one in BOXED]
+    found = scores(
+        GroundingSuite(pool_of(twice), TERMS), boxed(lambda one: (one.boxes_unit[:1], [-0.1] * bool(one.boxes_unit)))
+    )
+    assert found["mean_iou"] == found["acc@0.7"] == found["ap@0.5"] == found["froc@0.5"] == found["answer_and_box"] == 1.0
 
 
 def test_boxes_without_a_score_are_not_ranked():
