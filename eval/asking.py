@@ -3,7 +3,7 @@
     OUT/replies-SPLIT/settings.json, rank0.jsonl, rank1.jsonl, ...
 
 Replies are keyed by example and ask, so more suites or a higher limit later ask only what is new. settings.json refuses to mix
-replies of another checkpoint or other settings. Knows nothing of suites or scores.
+replies of another checkpoint or other settings; where no reply was kept, it binds nobody. Knows nothing of suites or scores.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Replies:
         noted = folder / SETTINGS
         if noted.is_file() and (before := json.loads(noted.read_text(encoding="utf-8"))) != settings:
             differing = sorted(key for key in settings.keys() | before.keys() if settings.get(key) != before.get(key))
-            if not overwrite:
+            if not overwrite and any(path.stat().st_size for path in folder.glob("*.jsonl")):
                 raise ValueError(
                     f"{folder}: holds replies under other {', '.join(differing)}: choose another --out, or replace it with --overwrite"
                 )

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from eval.asking import Replies, ask_all
+from eval.asking import SETTINGS, Replies, ask_all
 from eval.decoding import Decoding
 from eval.example import STORED, Ask, Example, Reply, Said, Square, Terms, View
 from eval.layouts.layout import open_pool
@@ -59,7 +59,12 @@ class Benchmark:
     window: tuple[float, float] | None = None
 
     def open(self, data: Path, split: str) -> Pool:
-        return open_pool(data, split, layout=self.layout, images=self.images, window=self.window)
+        if self.images is not None and not self.images.is_dir():
+            raise ValueError(f"--images {self.images}: there is no such folder")
+        pool = open_pool(data, split, layout=self.layout, images=self.images, window=self.window)
+        if self.images is not None and pool.pictures is None:
+            raise ValueError(f"--images {self.images}: holds no picture of the questions, such as {pool.asked[0].picture}")
+        return pool
 
 
 @dataclass(frozen=True)
@@ -173,7 +178,7 @@ def evaluate_checkpoint(
 def evaluate_predictions(
     file: Path, data: Path, out: Path, plan: Plan, *, benchmark: Benchmark = Benchmark()
 ) -> dict[str, dict[str, Any]]:
-    """`evaluate` of stored predictions, whoever made them; replies kept of another file are replaced.
+    """`evaluate` of stored predictions, whoever made them; replies kept of another file are replaced, those of a model are not.
 
     Raises:
         ValueError: as `evaluate`, `open_pool` and `Stored`.
@@ -181,9 +186,13 @@ def evaluate_predictions(
     plan.check()
     pool = benchmark.open(data, plan.split)
     asked = {one.id: one for name in plan.suites for one in _suite(name, plan, pool, STORED_SQUARE).examples}
-    stored = Stored(file, list(asked.values()))
+    stored = Stored(
+        file, list(asked.values()), undrawn={one.id for one in pool.asked} if plan.limit is not None else frozenset()
+    )
+    noted = plan.folder(out, "replies") / SETTINGS
+    ours = noted.is_file() and "predictions" in json.loads(noted.read_text(encoding="utf-8"))
     notes = {"predictions": file.name, "without a prediction": str(stored.missing), **plan.notes}
-    return evaluate(replace(plan, notes=notes, overwrite=True), pool, stored, out)
+    return evaluate(replace(plan, notes=notes, overwrite=plan.overwrite or ours), pool, stored, out)
 
 
 def _suite(name: str, plan: Plan, pool: Pool, square: Square) -> Suite:

@@ -11,7 +11,7 @@ log-likelihoods of the options of a choice; `ask` names a question of a suite th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,9 @@ STORED_SQUARE = Square(side=336, patch_size=14, fit="pad")
 class Stored:
     """A file of predictions for the examples of one evaluation.
 
+    Args:
+        undrawn: ids that a limit may have left out: passed over.
+
     Raises:
         ValueError: no such file, another form, an id that is not asked, an id twice, values that are no numbers; names file and row.
     """
@@ -44,6 +47,7 @@ class Stored:
     examples: Sequence[Example]
     square: Square = STORED_SQUARE
     box_text: BoxTextSection = field(default_factory=BoxTextSection)
+    undrawn: Set[str] = frozenset()
 
     def __post_init__(self) -> None:
         self.settings: dict[str, Any] = {"predictions": sha256_file(self.file) if self.file.is_file() else ""}
@@ -51,9 +55,12 @@ class Stored:
         self._replies: dict[str, Reply] = {}
         for number, row in _rows(self.file):
             name = _id(self.file, number, row)
+            if name not in known and name in self.undrawn:
+                continue
             if name not in known:
                 raise ValueError(
-                    f"{self.file}:{number}: id {name!r} is not among the {len(known)} questions: are these of another set?"
+                    f"{self.file}:{number}: id {name!r} is not among the {len(known)} questions, whose first is "
+                    f"{self.examples[0].id!r}: are these of another set?"
                 )
             key = f"{name}#{_text(self.file, number, row, 'ask') or ANSWER}"
             if key in self._replies:
@@ -81,8 +88,10 @@ def _rows(file: Path) -> list[tuple[int, Mapping[str, Any]]]:
         try:
             table = read_table(file, [name], ["ask", "text", "answer"])
         except ValueError as error:
-            if f"no column {name}" not in str(error) or name == _IDS[-1]:
+            if f"no column {name}" not in str(error):
                 raise
+            if name == _IDS[-1]:
+                raise ValueError(str(error).replace(f"no column {name}", f"no column {' or '.join(_IDS)}")) from error
             continue
         return [(row.line, {key: row[key] for key in (name, "ask", "text", "answer") if row[key]}) for row in table.rows]
     raise AssertionError("the last name either reads or raises")
@@ -103,6 +112,8 @@ def _text(file: Path, number: int, row: Mapping[str, Any], name: str) -> str:
         return ""
     if not isinstance(value, str):
         raise ValueError(f"{file}:{number}: {name} is {kind_of(value)}: expected text")
+    if any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise ValueError(f"{file}:{number}: {name} holds half a character (\\ud800 to \\udfff): correct it")
     return value
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from medclm.config import TrackingSection
 from medclm.metrics.intervals import Paired, paired_test
@@ -37,7 +37,7 @@ def print_layouts() -> None:
     """The public benchmarks that can be read, and what each folder holds."""
     from eval.layouts.layout import find_layouts
 
-    table = Table("layout", "what it is", "what the folder holds")
+    table = Table("layout", *(Column(head, overflow="fold") for head in ("what it is", "what the folder holds")))
     table.add_row("corpus", "a corpus of launch/corpus.py build", "manifest.json and its shards")
     for layout in find_layouts().values():
         table.add_row(layout.name, layout.about, layout.expects)
@@ -148,6 +148,11 @@ def paired(first: Path, second: Path, score: str) -> Paired:
         ValueError: not an evaluation folder, or no example has the score in both.
     """
     left, right = (_scored(folder, score) for folder in (first, second))
+    for folder, found in ((first, left), (second, right)):
+        if not found:
+            raise ValueError(
+                f"--metric {score}: no example of {folder} has it; single examples have {', '.join(_scores_of(folder))}"
+            )
     shared = sorted(left.keys() & right.keys())
     if not shared:
         raise ValueError(
@@ -158,11 +163,18 @@ def paired(first: Path, second: Path, score: str) -> Paired:
 
 
 def _scored(folder: Path, score: str) -> dict[str, tuple[float, str]]:
+    return {line["id"]: (line["scores"][score], line["patient"]) for line in _predictions(folder) if score in line["scores"]}
+
+
+def _scores_of(folder: Path) -> list[str]:
+    return sorted({name for line in _predictions(folder) for name in line["scores"]})
+
+
+def _predictions(folder: Path) -> list[dict[str, Any]]:
     path = folder / "predictions.jsonl"
     if not path.is_file():
         raise ValueError(f"{folder}: no predictions.jsonl: give a folder such as runs/NAME/eval/vqa-test")
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]  # a text may hold U+2028
-    return {line["id"]: (line["scores"][score], line["patient"]) for line in lines if score in line["scores"]}
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]  # a text may hold U+2028
 
 
 def print_paired(result: Paired, score: str) -> None:

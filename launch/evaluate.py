@@ -153,6 +153,8 @@ def main(given: list[str]) -> int:
         raise ValueError("--model names a model behind --base-url: give both, or --checkpoint alone")
     if chosen.temperature < 0 and not chosen.base_url:
         raise ValueError(f"--temperature {chosen.temperature}: give 0 or more; only a server has one of its own")
+    if chosen.out.exists() and not chosen.out.is_dir():
+        raise ValueError(f"--out {chosen.out}: is a file: give a folder")
     from eval.runner import Benchmark, Plan, evaluate_checkpoint, evaluate_predictions  # torch: not paid for --help
     from eval.summary import print_scores, tracked
     from medclm.distributed import joined
@@ -194,7 +196,7 @@ def main(given: list[str]) -> int:
 
 
 def _evaluate_served(chosen: argparse.Namespace, plan: Plan, benchmark: Benchmark) -> int:
-    """Judge a model behind a server; status 1 where it left questions open."""
+    """Judge a model behind a server; RuntimeError where it left questions open."""
     from eval.endpoint import ServedModel, evaluate_endpoint
     from eval.summary import print_scores
     from medclm.chat.endpoint import Endpoint
@@ -217,11 +219,7 @@ def _evaluate_served(chosen: argparse.Namespace, plan: Plan, benchmark: Benchmar
         tell_form=chosen.form == "told",
         accept_empty=chosen.accept_empty,
     )
-    try:
-        results = evaluate_endpoint(served, chosen.data, chosen.out, plan, shareable=chosen.shareable, benchmark=benchmark)
-    except RuntimeError as error:
-        print(f"evaluate: {error}", file=sys.stderr)
-        return 1
+    results = evaluate_endpoint(served, chosen.data, chosen.out, plan, shareable=chosen.shareable, benchmark=benchmark)
     print_scores(results)
     print(f"reports: {chosen.out}/*/report.html")
     return 0
@@ -233,3 +231,9 @@ if __name__ == "__main__":
     except ValueError as error:
         print(f"evaluate: {error}", file=sys.stderr)
         sys.exit(2)
+    except (RuntimeError, OSError) as error:
+        print(f"evaluate: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on where this one stopped", file=sys.stderr)
+        sys.exit(130)

@@ -8,7 +8,7 @@ a folder, pictures and DICOM mixed; --out becomes a folder with NAME.png and NAM
 answers as DICOM objects for a viewer or an archive: NAME.sr.dcm (TID 1500), NAME.seg.dcm (boxes filled)
   python launch/predict.py --checkpoint runs/demo --image study --question "Where is the mass?" --out answers --dicom-sr --dicom-seg
 
-Exit status: 0 all answered, 3 some gave no answer or could not be read, 2 wrong use. Research use only, not a medical device.
+Exit status: 0 all answered, 3 some gave no answer or could not be read, 2 wrong use, 1 could not be written. Research use only, not a medical device.
 """
 
 import os
@@ -89,3 +89,6 @@ if __name__ == "__main__":
     except ValueError as error:
         print(f"predict: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        print(f"predict: {error}", file=sys.stderr)
+        sys.exit(1)

@@ -48,9 +48,11 @@ def main(given: list[str]) -> int:
     from eval.trying.predict import Reading
     from eval.trying.serve import Desk, serve
 
+    decoding = Decoding(max_new_tokens=chosen.max_new_tokens, batch_size=1)
+
     def opened() -> Desk:
         print(f"opening {chosen.checkpoint} ...", flush=True)
-        model = open_checkpoint(chosen.checkpoint, Decoding(max_new_tokens=chosen.max_new_tokens, batch_size=1))
+        model = open_checkpoint(chosen.checkpoint, decoding)
         return Desk(model, Reading(burned_in=chosen.burned_in), waiting=chosen.waiting)
 
     serve(opened, host=chosen.host, port=chosen.port, remote=chosen.allow_remote)

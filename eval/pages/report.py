@@ -88,8 +88,9 @@ def _top(results: Mapping[str, Any], settings: Mapping[str, Any], cases: Sequenc
     yield f"<header><h1>{text(_title(results))}</h1><p class='notice'>{NOTICE}</p>"
     people = len({case.patient for case in cases})
     split = f", split {settings['split']}" if "split" in settings else ""
-    asked = f"{results['n']:,} questions about {people:,} patients{split}"
-    model = f", answered by <code>{text(results['checkpoint'])}</code>" if "checkpoint" in results else ""
+    asked = f"{results['n']:,} questions about {people:,} patient{'' if people == 1 else 's'}{split}"
+    who = results.get("checkpoint") or results.get("predictions")
+    model = f", answered by <code>{text(who)}</code>" if who else ""
     yield f"<p>{text(asked)}{model}.</p>"
     if settings.get("blank_image"):
         yield "<p class='banner'>The model saw a plain grey picture in place of each image: these scores are a floor, and the pictures below are what it did not see.</p>"
@@ -157,7 +158,7 @@ def _breakdown(results: Mapping[str, Any], headline: Sequence[str]) -> Iterator[
     if not dimensions:
         yield "<p>All questions are of one group.</p>"
         return
-    yield "<p class='note'>Groups with fewer than 10 questions have a number and no score. The faint line is the score of all questions. Small groups have "
+    yield "<p class='note'>Groups with fewer than 10 questions have a number and no score; lesion sizes are always scored. The faint line is the score of all questions. Small groups have "
     yield "wide intervals: a difference between two of them says little where they overlap.</p><div class='tables'>"
     for dimension in sorted(dimensions, key=lambda name: _DIMENSIONS.index(name) if name in _DIMENSIONS else len(_DIMENSIONS)):
         groups = dimensions[dimension]

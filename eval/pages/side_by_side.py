@@ -21,7 +21,7 @@ from eval.pages.plots import share_bar
 from eval.pages.report_script import SCRIPT
 from eval.pages.report_style import STYLE
 from eval.pages.report_words import words
-from medclm.metrics.intervals import Paired, paired_test
+from medclm.metrics.intervals import FEWEST_PATIENTS, Paired, paired_test
 
 MOST_CASES = 60
 """Shown in all, shared evenly among the verdicts."""
@@ -176,7 +176,7 @@ def chosen(pairs: Sequence[Pair], headline: Sequence[str]) -> list[Pair]:
 
 
 def _name(one: Evaluation) -> str:
-    return str(one.results.get("checkpoint", one.folder.as_posix()))
+    return str(one.results.get("checkpoint") or one.results.get("predictions") or one.folder.name)
 
 
 def _top(title: str, first: Evaluation, second: Evaluation, unpaired: Mapping[str, int]) -> Iterator[str]:
@@ -201,8 +201,8 @@ def _tests(pairs: Sequence[Pair], first: Evaluation, second: Evaluation) -> Iter
     yield "<h2>Scores</h2>" + scrolling("Scores", f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody>")
     yield "<p class='note'>On the questions that both answered. Intervals are bootstrapped over patients, p is of a sign-flip test over patients; a difference whose "
     yield "interval leaves out 0 is bold. No p is corrected for the number of scores: look first at the one that was chosen before.</p>"
-    notes = sorted({test.note for *_, test in found.values() if test.note})
-    yield f"<p class='note'>No p-value where there are few patients: {text('; '.join(notes))}.</p>" if notes else ""
+    if any(test.p_value is None for *_, test in found.values()):
+        yield f"<p class='note'>No p-value below {FEWEST_PATIENTS} patients: such a difference is descriptive only.</p>"
     missing = [name for name in names if name not in found and first.results["scores"][name]["n"]]
     yield f"<p class='note'>Not of single questions, so not paired: {text(', '.join(missing))}.</p>" if missing else ""
 

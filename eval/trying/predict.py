@@ -20,6 +20,7 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
+from eval.decoding import Decoding
 from eval.example import Ask, Example, Prediction
 from eval.pictures import GivenPictures
 from eval.respondent import Asked, Respondent, read_reply
@@ -254,10 +255,12 @@ def predict(
         if out is None:
             raise ValueError(f"--dicom-{dicom[0]} needs --out: it is written beside the picture with the boxes")
 
-    def opened() -> Respondent:  # called after the first picture: a wrong file is told in a second
-        from eval.model import Decoding, open_checkpoint
+    decoding = Decoding(max_new_tokens=max_new_tokens, batch_size=batch_size)
 
-        return open_checkpoint(checkpoint, Decoding(max_new_tokens=max_new_tokens, batch_size=batch_size))
+    def opened() -> Respondent:  # called after the first picture: a wrong file is told in a second
+        from eval.model import open_checkpoint
+
+        return open_checkpoint(checkpoint, decoding)
 
     call = Call(question, instruction, reading or Reading(), dicom, secrets.token_hex(8))
     if image_path.is_dir():

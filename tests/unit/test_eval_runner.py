@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from eval.asking import Replies
 from eval.decoding import Decoding
 from eval.example import Example, Prediction, Reply, Square, Terms
 from eval.pool import Pool, _offered, corpus_pool, drawn
 from eval.respondent import read_reply
-from eval.runner import Plan, evaluate_checkpoint
+from eval.runner import Benchmark, Plan, evaluate_checkpoint, evaluate_predictions
 from eval.suite import ANSWER, summarise
 from eval.suites.grounding import GroundingSuite
 from eval.suites.vqa import VqaSuite
-from eval.summary import paired
+from eval.summary import paired, print_layouts
 from eval.trying.overlay import MODEL, TRUTH, overlay
 from eval.trying.predict import predict
 from medclm.config import BoxTextSection
@@ -216,6 +217,75 @@ def test_other_settings_are_not_mixed(export, folder, tmp_path):
     assert run(export, folder, tmp_path, limit=2, max_new_tokens=3, overwrite=True)["vqa"]["n"] == 2
 
 
+def test_settings_under_which_nothing_was_said_bind_nobody(tmp_path):
+    Replies(tmp_path, {"instruction": "direct"})
+    (tmp_path / "rank0.jsonl").touch()  # as a refused evaluation leaves it
+    Replies(tmp_path, {"instruction": "reason"})
+    (tmp_path / "rank0.jsonl").write_text('{"id": "a"}\n')
+    with pytest.raises(ValueError, match="other instruction"):
+        Replies(tmp_path, {"instruction": "direct"})
+
+
+def test_stored_predictions_replace_others_of_their_kind_and_no_replies_of_a_model(export, folder, tmp_path):
+    name = Plan(suites=("vqa",), limit=2)
+    run(export, folder, tmp_path / "model", limit=2)
+    ids = [json.loads(line)["id"] for line in (tmp_path / "model" / "vqa-test" / "predictions.jsonl").read_text().splitlines()]
+    for answer in ("a", "b"):
+        (tmp_path / f"{answer}.jsonl").write_text("".join(json.dumps({"id": one, "answer": answer}) + "\n" for one in ids))
+        evaluate_predictions(tmp_path / f"{answer}.jsonl", folder, tmp_path / "theirs", name)
+    with pytest.raises(ValueError, match=r"holds replies under other .*--overwrite"):
+        evaluate_predictions(tmp_path / "a.jsonl", folder, tmp_path / "model", name)
+    every = [example.id for example in corpus_pool(Corpus(folder), "test").asked]
+    (tmp_path / "all.jsonl").write_text("".join(json.dumps({"id": one, "answer": "a"}) + "\n" for one in every))
+    assert evaluate_predictions(tmp_path / "all.jsonl", folder, tmp_path / "theirs", name)["vqa"]["n"] == 2
+
+
+def test_a_folder_of_pictures_without_those_of_the_questions_is_refused(tmp_path):
+    (tmp_path / "questions.json").write_text('[{"image": "a.png", "question": "What?", "answer": "cyst"}]')
+    with pytest.raises(ValueError, match=r"--images .*gone: there is no such folder"):
+        Benchmark(images=tmp_path / "gone").open(tmp_path / "questions.json", "test")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"--images .*empty: holds no picture of the questions, such as a\.png"):
+        Benchmark(images=tmp_path / "empty").open(tmp_path / "questions.json", "test")
+
+
+def test_what_could_not_be_written_is_told_before_a_model_is_opened():
+    for flag, changes in (("--max-new-tokens 0", {"max_new_tokens": 0}), ("--batch-size 0", {"batch_size": 0})):
+        with pytest.raises(ValueError, match=f"{flag}: give at least 1"):
+            Decoding(**changes)
+
+
+def test_an_output_that_cannot_be_is_told_in_one_line(tmp_path):
+    taken = tmp_path / "taken"
+    taken.touch()
+    evaluate = command("launch/evaluate.py", "--predictions", "p.jsonl", "--data", ".", "--out", str(taken))
+    assert (evaluate.returncode, evaluate.stderr) == (2, f"evaluate: --out {taken}: is a file: give a folder\n")
+    for out in (tmp_path, tmp_path / "gone" / "page.html"):
+        compare = command("launch/compare.py", "--paired", "a", "b", "--out", str(out))
+        assert (compare.returncode, compare.stderr) == (
+            2,
+            f"compare: --out {out}: give an .html file in a folder that exists\n",
+        )
+
+
+def test_a_disk_that_does_not_take_the_answer_is_no_crash(export, tmp_path):
+    Image.new("L", (48, 40), 90).save(tmp_path / "scan.png")
+    (tmp_path / "overlay.png").mkdir()
+    asked = command(
+        *("launch/predict.py", "--checkpoint", str(export), "--image", str(tmp_path / "scan.png")),
+        *("--question", "What is it?", "--out", str(tmp_path / "overlay.png"), "--max-new-tokens", "4"),
+    )
+    assert asked.returncode == 1
+    assert "Traceback" not in asked.stderr
+    assert "predict: [Errno 21] Is a directory" in asked.stderr
+
+
+def test_a_table_of_layouts_cuts_no_address_off(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    print_layouts()
+    assert "…" not in capsys.readouterr().out
+
+
 def test_blank_pictures_are_kept_apart(export, folder, tmp_path):
     run(export, folder, tmp_path, limit=2, blank=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["grounding-test-blank", "replies-test-blank", "vqa-test-blank"]
@@ -255,8 +325,11 @@ def test_two_evaluations_are_compared_by_example(tmp_path):
         (tmp_path / name / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     result = paired(tmp_path / "a", tmp_path / "b", "right")
     assert (result.difference, result.p_value) == (1.0, 2 / 2**8)
-    with pytest.raises(ValueError, match="share no example"):
+    with pytest.raises(ValueError, match=r"--metric mean_iou: no example of .*a has it; single examples have right"):
         paired(tmp_path / "a", tmp_path / "b", "mean_iou")
+    (tmp_path / "b" / "predictions.jsonl").write_text(json.dumps({"id": "x", "patient": "x", "scores": {"right": 1.0}}) + "\n")
+    with pytest.raises(ValueError, match="share no example"):
+        paired(tmp_path / "a", tmp_path / "b", "right")
 
 
 def command(*words: str) -> subprocess.CompletedProcess[str]:

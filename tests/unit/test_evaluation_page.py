@@ -141,6 +141,11 @@ def test_what_was_left_out_or_not_run_is_told(tmp_path):
     assert "Nothing: every question" in written(tmp_path, [case()]).text
 
 
+def test_the_top_tells_who_answered_and_about_how_many_patients(tmp_path):
+    page = written(tmp_path / "one", [case()], predictions="theirs.jsonl")
+    assert "1 questions about 1 patient, answered by theirs.jsonl." in " ".join(page.text.split()).replace(" .", ".")
+
+
 def test_a_case_shows_truth_reply_reasoning_and_values(tmp_path):
     said = Prediction(text="t", answer="a mass", rationale="it is dense", boxes_unit=(Box(0, 0, 1, 1),), box_scores=(-0.5,))
     values = {"right": 0.0, "internal column": 3.0}

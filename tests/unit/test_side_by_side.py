@@ -108,6 +108,11 @@ def test_scores_and_counts_stand_in_the_page(tmp_path):
     assert Counter(one["data-group"] for one in page.all("article")) == {ONLY_FIRST: 11, ONLY_SECOND: 9, NEITHER: 11, BOTH: 9}
 
 
+def test_few_patients_are_told_once(tmp_path):
+    page = compared(tmp_path, answered([1, 0, 1]), answered([0, 0, 1]), prompt="p")
+    assert page.text.count("No p-value below 6 patients: such a difference is descriptive only.") == 1
+
+
 def test_verdicts_share_the_page_and_pictures_come_first():
     pairs = [Pair(*(replace(one, picture="x.jpg" if number % 2 else None) for one in two)) for number, two in enumerate(
         zip(answered([1] * 80 + [0] * 3), answered([1] * 70 + [0] * 13), strict=True))]  # fmt: skip

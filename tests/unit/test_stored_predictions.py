@@ -64,7 +64,8 @@ def test_every_form_says_the_same(tmp_path, form):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"id": "q9", "answer": "x"}], r":1: id 'q9' is not among the 4 questions"),
+        ([{"id": "q9", "answer": "x"}], r":1: id 'q9' is not among the 4 questions, whose first is 'q0'"),
+        ([{"id": "q0", "answer": "half \ud83d"}], r":1: answer holds half a character"),
         ([ROWS[0], ROWS[0]], r":2: id 'q0' stands twice"),
         ([{"answer": "x"}], r":1: no id"),
         ([{"id": "q0"}], r":1: neither answer nor text"),
@@ -104,6 +105,12 @@ def mutated(rng: random.Random) -> bytes:
         at = rng.randrange(len(text))
         text = text[:at] + text[max(0, at - 20) :]
     return text
+
+
+def test_a_table_without_ids_is_told_every_name_of_them(tmp_path):
+    (tmp_path / "theirs.csv").write_text("name,reply\nq0,cyst\n")
+    with pytest.raises(ValueError, match=r"theirs\.csv:1: no column id or question_id or .*: there are name, reply"):
+        Stored(tmp_path / "theirs.csv", EXAMPLES)
 
 
 def test_five_hundred_spoiled_files_are_read_or_refused_by_name(tmp_path):
