@@ -25,6 +25,8 @@ FLOOR_RECORDS = 20_000
 
 _IMPORTED = "published"
 """Writer of records whose texts came from elsewhere, each with one box, whatever else of its class the image shows."""
+_PLACES = {"organ": "organ", "side": "side", "part of the image": "image_position"}
+"""Subgroup -> fact of a lesion."""
 _ATTRIBUTES = ("sex", "age_decade", "manufacturer")
 
 
@@ -125,7 +127,11 @@ class _Records:
             )
         columns = ["patient", "image_id", "modality", "plane", "view", "attributes"]
         image = self._corpus.row("images", record["image_row"], columns)
-        boxes, boxes_known = self._boxes(record)
+        rows = self._corpus.rows(
+            "annotations", record["annotation_rows"], ["lesion_class", "box_role", "box_xyxy_unit", "facts"]
+        )
+        lesions = [row for row in rows if row["box_role"] == "lesion"]
+        boxes, boxes_known = self._boxes(record, lesions)
         accepted = [record["answer_medium"], *(record["answers_medium"] or [])]
         return Example(
             id=record["record_id"],
@@ -141,20 +147,19 @@ class _Records:
             lists_boxes="<box:" in (record["rationale_medium"] or ""),
             pointed=_pointed(record, boxes),
             language=record["language"] or "en",
-            groups=_groups(image),
+            groups=_groups(image) | _places(lesions),
         )
 
-    def _boxes(self, record: dict[str, Any]) -> tuple[list[Box], bool]:
+    def _boxes(self, record: dict[str, Any], lesions: list[dict[str, Any]]) -> tuple[list[Box], bool]:
         """The true boxes of a question, and whether all of them are known.
 
         Our writers store with a record exactly the lesions that its Medium question is about: all of the asked class, or the
         one it singles out (`the largest`). An imported record has one box, and its image's others of that class count too.
         """
-        rows = self._corpus.rows("annotations", record["annotation_rows"], ["lesion_class", "box_role", "box_xyxy_unit"])
-        own = [row["box_xyxy_unit"] for row in rows if row["box_role"] == "lesion"]
+        own = [row["box_xyxy_unit"] for row in lesions]
         boxes = [Box(*box) for box in own if box]
         if record["writer"] == _IMPORTED:
-            classes = {row["lesion_class"] for row in rows if row["box_role"] == "lesion"}
+            classes = {row["lesion_class"] for row in lesions}
             boxes = [box for lesion_class, box in self._by_image[record["image_row"]] if lesion_class in classes]
         return boxes, all(own)
 
@@ -170,3 +175,13 @@ def _groups(image: dict[str, Any]) -> dict[str, str]:
     attributes = json.loads(image["attributes"]) if image["attributes"] else {}
     found = {name: image[name] for name in ("modality", "plane", "view")} | {name: attributes.get(name) for name in _ATTRIBUTES}
     return {name: str(value) for name, value in found.items() if value}
+
+
+def _places(lesions: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Where the lesions of a question lie, by what is known of each: one word where all agree, else `several`."""
+    found = {}
+    for name, fact in _PLACES.items():
+        words = {str(json.loads(row["facts"] or "{}").get(fact) or "") for row in lesions} - {""}
+        if words:
+            found[name] = words.pop() if len(words) == 1 else "several"
+    return found

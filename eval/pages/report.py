@@ -24,7 +24,7 @@ BLANK = "-blank"
 """What the folder of a run on grey pictures is called after the folder that it is a floor of."""
 _FEW = 24
 """Scores that stand in the open; a longer table is folded below its headline."""
-_DIMENSIONS = ("domain", "question kind", "lesion size", "modality", "plane", "view")
+_DIMENSIONS = ("domain", "question kind", "lesion size", "organ", "side", "part of the image", "modality", "plane", "view")
 """Come first, in this order."""
 _SIZES = {"lt1": "short side under 1 patch", "1to2": "1 to 2 patches", "2to4": "2 to 4 patches", "gt4": "over 4 patches"}
 

@@ -28,6 +28,7 @@ from medclm.data.frame import ImageFrame
 from medclm.data.shards import Corpus
 from medclm.data.testing import box_unit, record_row, write_small_corpus
 from medclm.types import Box
+from tests.evaluations import phantom_pool
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES, TERMS = 30, Terms("reason", Square(side=32, patch_size=8, fit="pad"))
@@ -157,6 +158,26 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(export: Path, folder: Path, out: Path, **changes):
     decoding = Decoding(max_new_tokens=changes.pop("max_new_tokens", 12), batch_size=1)
     return evaluate_checkpoint(export, folder, out, Plan(suites=("vqa", "grounding"), **changes), decoding)
+
+
+def test_questions_are_grouped_by_where_their_lesions_lie(tmp_path):
+    asked = phantom_pool(tmp_path, count=60, size=64).asked
+    corpus = Corpus(tmp_path)
+    records = {
+        row["record_id"]: row
+        for batch in corpus.scan("records", ["record_id", "annotation_rows"], "test")
+        for row in batch.to_pylist()
+    }
+    seen = set()
+    for example in asked:
+        rows = corpus.rows("annotations", records[example.id]["annotation_rows"], ["box_role", "facts"])
+        facts = [json.loads(row["facts"]) for row in rows if row["box_role"] == "lesion"]
+        for name, fact in (("organ", "organ"), ("side", "side"), ("part of the image", "image_position")):
+            words = {one[fact] for one in facts if one.get(fact)}
+            expected = "several" if len(words) > 1 else next(iter(words), None)
+            assert example.groups.get(name) == expected
+            seen.add((name, expected))
+    assert {("side", "left"), ("side", "right"), ("side", None), ("organ", "several")} <= seen
 
 
 def test_results_have_the_stable_form(export, folder, tmp_path):
