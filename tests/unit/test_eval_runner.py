@@ -161,7 +161,7 @@ def run(export: Path, folder: Path, out: Path, **changes):
 
 
 def test_questions_are_grouped_by_where_their_lesions_lie(tmp_path):
-    asked = phantom_pool(tmp_path, count=60, size=64).asked
+    asked = phantom_pool(tmp_path, count=150, size=64).asked
     corpus = Corpus(tmp_path)
     records = {
         row["record_id"]: row
