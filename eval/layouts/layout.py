@@ -142,10 +142,12 @@ def _chosen(data: Path, layout: str) -> Layout:
     if fitting:
         raise ValueError(f"--data {data}: fits {', '.join(one.name for one in fitting)}: say which with --layout")
     held = sorted(path.name for path in data.iterdir())[:8] if data.is_dir() else [data.name]
-    expected = "; ".join(f"{one.name}: {one.expects}" for one in known.values())
-    raise ValueError(
-        f"--data {data}: fits no known layout. Found {', '.join(held) or 'an empty folder'}. Expected one of corpus: {MANIFEST}; {expected}"
-    )
+    lines = [
+        f"--data {data}: fits no known layout. Found {', '.join(held) or 'an empty folder'}. Expected one of",
+        f"  corpus: {MANIFEST}; launch/corpus.py build makes one of your own boxes, masks or DICOM",
+        *(f"  {one.name}: {one.expects}" for one in known.values()),
+    ]
+    raise ValueError("\n".join(lines))
 
 
 def _images(data: Path, layout: Layout, split: str) -> Path:
