@@ -169,7 +169,9 @@ def evaluate_checkpoint(
     from eval.model import open_checkpoint
 
     plan.check()
-    pool = benchmark.open(data, plan.split)  # before the model: a wrong folder is told in a second
+    pool = benchmark.open(data, plan.split)  # before the model: a wrong folder is told in a second,
+    for name in plan.suites:
+        _suite(name, plan, pool, STORED_SQUARE)  # and so is a suite that has nothing here
     model = open_checkpoint(checkpoint, decoding, local_rank=ranks.local_rank)
     noted = replace(plan, notes={"checkpoint": checkpoint.as_posix(), **plan.notes})
     return evaluate(noted, pool, model, out, ranks=ranks, timeout_s=timeout_s)

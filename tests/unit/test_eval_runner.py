@@ -180,6 +180,11 @@ def test_questions_are_grouped_by_where_their_lesions_lie(tmp_path):
     assert {("side", "left"), ("side", "right"), ("side", None), ("part of the image", "several")} <= seen
 
 
+def test_a_suite_that_has_nothing_here_is_told_before_the_model_is_opened(folder, tmp_path):
+    with pytest.raises(ValueError, match=r"--suites choice: .* has nothing for it \(.*\): choose another suite"):
+        evaluate_checkpoint(tmp_path / "no such model", folder, tmp_path / "out", Plan(suites=("vqa", "choice")), Decoding())
+
+
 def test_results_have_the_stable_form(export, folder, tmp_path):
     results = run(export, folder, tmp_path)
     for suite, number in (("vqa", 12), ("grounding", 10)):
