@@ -4,8 +4,8 @@
 
 The same global batches in the same order, split over other ranks: decisions rest on float16 losses, so they are equal until
 the float32 rounding of a sum (in another order) turns one float16 loss over, and a draw lies between the two chances. The
-table says after how many batches losses, then stages, first differ. Shorter runs have a shorter ramp: with 300 steps all of
-it lies within the first 42.
+table says after how many batches losses, then stages, first differ. Shorter runs have a shorter ramp: with 300 steps
+Medium is let in by batch 120 at the latest, and has its full share 30 batches later.
 """
 
 import argparse
