@@ -33,7 +33,7 @@ from medclm.chat.replies import Reply as ChatReply
 from medclm.config import BoxTextSection
 from medclm.corpus.pixels import encode_png
 from medclm.data.frame import ImageFrame
-from medclm.data.render import INSTRUCTIONS
+from medclm.data.render import INSTRUCTIONS, mode_of
 from medclm.data.shards import Corpus
 from medclm.draws import generator
 from medclm.types import Box
@@ -170,7 +170,7 @@ class ServedModel:
         return None if self.decoding.temperature < 0 else self.decoding.temperature
 
     def _worded(self, question: str) -> str:
-        asked = next((name for name, words in INSTRUCTIONS.items() if question.endswith(words)), None)
+        asked = mode_of(question)
         return f"{question}\n{told_form(asked, self.box_text)}" if asked and self.tell_form else question
 
     def _check(self, asked: Sequence[Asked], remote: bool) -> None:

@@ -179,9 +179,9 @@ def _groups(image: dict[str, Any]) -> dict[str, str]:
 
 def _places(lesions: Sequence[dict[str, Any]]) -> dict[str, str]:
     """Where the lesions of a question lie, by what is known of each: one word where all agree, else `several`."""
-    found = {}
+    facts, found = [json.loads(row["facts"] or "{}") for row in lesions], {}
     for name, fact in _PLACES.items():
-        words = {str(json.loads(row["facts"] or "{}").get(fact) or "") for row in lesions} - {""}
+        words = {str(one[fact]) for one in facts if one.get(fact)}
         if words:
             found[name] = words.pop() if len(words) == 1 else "several"
     return found

@@ -90,9 +90,10 @@ def arguments(given: list[str]) -> tuple[argparse.Namespace, list[str]]:
     draws = chosen.replay is not None and chosen.why is None and chosen.step is None
     if chosen.out is not None and not (chosen.experiment or chosen.paired or chosen.simulate is not None or draws):
         raise ValueError("--out: only with --experiment, --paired, --simulate, or --replay without --why and --step")
-    page = chosen.out is not None and (chosen.experiment or chosen.paired)
-    if page and (chosen.out.suffix.lower() not in (".html", ".htm") or not chosen.out.resolve().parent.is_dir()):
-        raise ValueError(f"--out {chosen.out}: give an .html file in a folder that exists")
+    if chosen.out is not None and (chosen.experiment or chosen.paired):
+        from eval.pages.page import check_page
+
+        check_page(chosen.out)
     if chosen.paired and len(chosen.metric or ()) > 1:
         raise ValueError("--metric: with --paired give one")
     return chosen, recipe_keys

@@ -11,6 +11,7 @@ import hashlib
 import html
 import math
 from collections.abc import Iterable
+from pathlib import Path
 
 NOTICE = "Research use only, not a medical device"
 
@@ -93,3 +94,20 @@ for (const button of all('thead button')) button.addEventListener('click', () =>
   body.append(...rows);
 });
 """
+
+
+def check_page(path: Path) -> None:
+    """Before the work that a page is made of.
+
+    Raises:
+        ValueError: no page can be written to `path`; says why.
+    """
+    if path.is_dir():
+        why = "is a folder"
+    elif not path.absolute().parent.is_dir():
+        why = "its folder is not there"
+    elif path.suffix.lower() not in (".html", ".htm"):
+        why = "does not end in .html"
+    else:
+        return
+    raise ValueError(f"--out {path}: {why}: name an HTML file")

@@ -20,14 +20,12 @@ def compare_experiment(
         uri: the MLflow store.
         metrics: what to compare; none = the headline scores and losses that any run has.
         target: value that the one metric shall reach.
-        out: HTML file; replaced if it is there.
+        out: HTML file (`page.check_page`); replaced if it is there.
 
     Raises:
-        ValueError: unknown experiment or metric, no runs, a target without its one metric, or `out` cannot be written there.
+        ValueError: unknown experiment or metric, no runs, or a target without its one metric.
         RuntimeError: the store cannot be read.
     """
-    if out is not None and (out.is_dir() or not out.absolute().parent.is_dir()):
-        raise ValueError(f"--out {out}: {'is a folder' if out.is_dir() else 'its folder is not there'}: name an HTML file")
     comparison = gather(experiment, uri=uri, metrics=metrics, target=target)
     print_comparison(comparison)
     if out is not None:

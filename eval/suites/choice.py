@@ -38,7 +38,7 @@ class ChoiceSuite:
         missing = len(pool.asked) - len(asked)
         self.left_out = pool.left_out | ({"no options, or not one of them right": missing} if missing else {})
         self._majority = MajorityAnswer(
-            (one.question_kind, one.question, alternatives(one.answers)[0]) for one in pool.train if alternatives(one.answers)
+            (one.question_kind, one.question, accepted[0]) for one in pool.train if (accepted := alternatives(one.answers))
         )
 
     def metrics(self) -> list[Metric]:

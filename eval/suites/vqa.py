@@ -23,7 +23,7 @@ class Answers:
     """What judging an answer needs beside it: the image-free guess, and all names that answers of a kind may use."""
 
     def __init__(self, pool: Pool) -> None:
-        answered = [(one, alternatives(one.answers)[0]) for one in pool.train if alternatives(one.answers)]
+        answered = [(one, accepted[0]) for one in pool.train if (accepted := alternatives(one.answers))]
         self.has_guesses = bool(answered)
         self._by_kind = MajorityAnswer((_kind(one), one.question, answer) for one, answer in answered)
         self._by_type = MajorityAnswer((one.answer_type, one.question, answer) for one, answer in answered)

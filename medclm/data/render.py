@@ -43,9 +43,15 @@ def with_instruction(question: str, mode: str) -> str:
     return f"{question}\n{INSTRUCTIONS[mode]}"
 
 
+def mode_of(question: str) -> str | None:
+    """The mode of a worded question, told by its last line; None where that is no instruction of ours."""
+    return next((mode for mode, words in INSTRUCTIONS.items() if question.endswith(f"\n{words}")), None)
+
+
 def begin_of(question: str) -> str:
-    """What the completion of a worded question begins with, told by its last line; nothing where that is no instruction of ours."""
-    return next((BEGINS[mode] for mode, words in INSTRUCTIONS.items() if question.endswith(f"\n{words}")), "")
+    """What the completion of a worded question begins with; nothing where the words are not ours."""
+    mode = mode_of(question)
+    return BEGINS[mode] if mode else ""
 
 
 def target_pieces(stage: Stage, rationale: str, answer: str) -> list[tuple[str, Segment]]:

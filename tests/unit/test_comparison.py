@@ -18,6 +18,7 @@ from eval.runs.comparison import Group, Row, Score, _interval, gather, lower_is_
 from eval.runs.comparison_page import MOST_POINTS, thinned, write_page
 from eval.runs.comparison_text import print_comparison
 from eval.runs.experiment import compare_experiment
+from launch.compare import arguments
 from medclm import tracked_runs
 from medclm.tracked_runs import RunSummary, histories, stored_runs
 from medclm.tracking import open_client
@@ -293,8 +294,6 @@ def test_a_moved_store_keeps_its_intervals(store, tmp_path):
         ({"metrics": ["other/loss"]}, r"did you mean train/loss\?"),
         ({"target": 0.5}, "with --metric the one metric"),
         ({"metrics": ["train/loss"], "target": math.nan}, "give a number"),
-        ({"out": Path("missing/compare.html")}, "its folder is not there"),
-        ({"out": Path(".")}, "is a folder"),
         ({"uri": "off"}, "that is no store"),
         ({"uri": "nowhere/mlruns"}, "no tracking store"),
     ],
@@ -304,6 +303,18 @@ def test_what_is_wrong_is_told_with_its_cure(store, tmp_path, monkeypatch, optio
     with pytest.raises(ValueError, match=message):
         compare_experiment(**{"experiment": "trial", "uri": store.uri, **options})
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("out", "why"), [("missing/a.html", "its folder is not there"), (".", "is a folder"), ("a.txt", "does not end in .html")]
+)
+def test_a_page_that_cannot_be_written_is_told_before_the_work(tmp_path, monkeypatch, out, why):
+    monkeypatch.chdir(tmp_path)
+    for what in (["--experiment", "trial"], ["--paired", "first", "second"]):
+        with pytest.raises(ValueError, match=rf"--out {re.escape(out)}: {why}: name an HTML file"):
+            arguments([*what, "--out", out])
+    assert not list(tmp_path.iterdir())
+    assert arguments(["--experiment", "trial", "--out", "a.html"])[0].out == Path("a.html")
 
 
 def test_a_broken_evaluation_is_named(store, tmp_path):
