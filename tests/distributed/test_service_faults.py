@@ -211,7 +211,8 @@ def drive_until(rank, world_size, lookahead, happens):
         ("hangs", 1, 3, 2, {0: "the losses of batch 2 from one of ranks 1 to 2", 2: "the stages of batch 5 from rank 0"}),
         ("killed", 0, 2, 0, {1: "batch"}),
         ("killed", 1, 3, 2, {0: "batch", 2: "batch"}),
-        ("raises", 1, 2, 2, {0: "the losses of batch 2 from rank 1"}),
+        # Its last exchange runs on a thread beside the step, so it may or may not have ended when the process goes.
+        ("raises", 1, 2, 2, {0: "rank 1"}),
     ],
 )
 def test_a_rank_that_hangs_or_is_gone_ends_the_others_within_the_timeout(what, who, world_size, lookahead, waits):
