@@ -1,7 +1,7 @@
 """The Arrow files of a corpus: written once by finalise, read at random by training. Needs pyarrow alone to read.
 
-A file is an Arrow IPC stream of small record batches. Reading maps it into memory and keeps only the byte offset of each
-batch, so that one row costs one batch header, not a scan, and memory does not grow with the corpus: pages that were
+A file is an Arrow IPC stream of small record batches. Reading maps it into memory (medclm/data/mapped.py) and keeps only the byte
+offset of each batch, so that one row costs one batch header, not a scan, and memory does not grow with the corpus: pages that were
 touched are given back to the system after about `_RESIDENT_BYTES` of them. Knows nothing of stages, models or sources.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 import bisect
 import io
 import itertools
-import mmap
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ import pyarrow as pa
 from PIL import Image
 
 from medclm.data.manifest import read_manifest, sha256_file
+from medclm.data.mapped import RESTORE, MappedFile
 from medclm.data.schema import COLUMNS, KINDS, SPLITS, features
 
 BATCH_ROWS = {"images": 64, "studies": 256, "annotations": 1024, "records": 1024}
@@ -29,56 +29,6 @@ BATCH_ROWS = {"images": 64, "studies": 256, "annotations": 1024, "records": 1024
 _RESIDENT_BYTES = 32 << 20
 _READ_COST = 1 << 20
 """Bytes a read may map beside its own: the system maps neighbouring pages too (measured: up to about 1 MB a read)."""
-
-
-class _File:
-    """One mapped Arrow stream: its schema, and where each record batch begins."""
-
-    def __init__(self, path: Path, rows: int) -> None:
-        self.path = path
-        with path.open("rb") as stream:
-            self.map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-        self.buffer = pa.py_buffer(self.map)
-        source = pa.BufferReader(self.buffer)
-        try:
-            self.schema = pa.ipc.read_schema(source)
-            offsets, counts = self._batches(source)
-        except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"{path}: not a readable Arrow stream ({error}): copy or build the corpus again") from error
-        self.offsets = np.asarray(offsets, np.int64)
-        self.first = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        """First row of each batch, and the number of rows at the end."""
-        if self.first[-1] != rows:
-            raise ValueError(f"{path}: holds {self.first[-1]} rows, the manifest says {rows}: copy or build the corpus again")
-        self.give_back()
-
-    def _batches(self, source: pa.BufferReader) -> tuple[list[int], list[int]]:
-        offsets: list[int] = []
-        counts: list[int] = []
-        while True:
-            offset = source.tell()
-            try:
-                message = pa.ipc.read_message(source)
-            except EOFError:
-                return offsets, counts
-            offsets.append(offset)
-            counts.append(pa.ipc.read_record_batch(message, self.schema).num_rows)
-
-    def batch(self, index: int) -> pa.RecordBatch:
-        """A record batch over the mapped bytes; nothing is copied."""
-        source = pa.BufferReader(self.buffer)
-        source.seek(int(self.offsets[index]))
-        return pa.ipc.read_record_batch(pa.ipc.read_message(source), self.schema)
-
-    def find(self, row: int) -> tuple[int, int]:
-        """(batch, row within it) of a row of this file."""
-        index = int(np.searchsorted(self.first, row, side="right")) - 1
-        return index, row - int(self.first[index])
-
-    def give_back(self) -> None:
-        """Let the system drop the touched pages from this process; they come back from the file when needed."""
-        if hasattr(mmap, "MADV_DONTNEED"):
-            self.map.madvise(mmap.MADV_DONTNEED)
 
 
 class Corpus:
@@ -89,8 +39,10 @@ class Corpus:
         verify: also compare every file's sha256 with the manifest (reads everything once).
 
     Raises:
-        ValueError: no manifest, a newer major version, a missing file, a size or (with `verify`) a hash that differs; the
-            message names the file and the cure.
+        ValueError: no manifest, a newer major version, a file that is missing or may not be read, a size or (with `verify`) a hash
+            that differs; the message names the file and the cure.
+
+    A file that changes after that is found when it is read: every method that reads rows raises ShardLost or CorpusChanged then.
     """
 
     def __init__(self, folder: Path, *, verify: bool = False) -> None:
@@ -104,37 +56,26 @@ class Corpus:
         self._first = {
             kind: [0, *itertools.accumulate(int(entry["rows"]) for entry in entries)] for kind, entries in self._entries.items()
         }
-        self._files: dict[str, _File] = {}
+        self._files: dict[str, MappedFile] = {}
         self._lock = threading.Lock()
         self._touched = 0
-        self._check_sizes()
+        self._opened = check_files(self.folder, self.manifest)
         if verify:
             self.verify()
-
-    def _check_sizes(self) -> None:
-        for entry in self.manifest["files"]:
-            path = self.folder / entry["path"]
-            try:
-                size = path.stat().st_size
-            except OSError as error:
-                raise ValueError(f"{path}: {error.strerror}: the manifest lists it; copy or build the corpus again") from error
-            if size != entry["bytes"]:
-                raise ValueError(f"{path}: {size} bytes, the manifest says {entry['bytes']}: copy or build the corpus again")
 
     def verify(self) -> None:
         """Compare every file's sha256 with the manifest.
 
         Raises:
-            ValueError: a file differs.
+            ValueError: a file differs, or cannot be read to its end.
         """
         for entry in self.manifest["files"]:
             path = self.folder / entry["path"]
-            found = sha256_file(path)
-            if found != entry["sha256"]:
-                raise ValueError(
-                    f"{path}: sha256 {found[:12]}..., the manifest says {entry['sha256'][:12]}...: the file was changed or damaged; "
-                    "copy or build the corpus again"
-                )
+            try:
+                found = sha256_file(path)
+            except OSError as error:
+                raise ValueError(f"{path}: {error.strerror}: {RESTORE}") from error
+            check_hash(path, found, entry)
 
     def count(self, kind: str, split: str | None = None) -> int:
         """Rows of a kind; for records, of one split when given."""
@@ -155,23 +96,19 @@ class Corpus:
         Raises:
             ValueError: no such kind, row or column.
         """
-        file, local = self._locate(kind, row)
-        index, inside = file.find(local)
-        batch = file.batch(index)
-        self._touch(0)
+        _, batch, inside = self._find(kind, row)
         return {name: self._column(kind, batch, name)[inside].as_py() for name in (columns or batch.schema.names)}
 
     def rows(self, kind: str, rows: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
         """A few rows in the order asked for, as Python values; rows that share a record batch open it once."""
-        open_batches: dict[tuple[str, int], list[Any]] = {}
+        open_batches: dict[tuple[Path, int], list[Any]] = {}
         found = []
         for row in rows:
             file, local = self._locate(kind, row)
             index, inside = file.find(local)
-            key = (file.path.name, index)
+            key = (file.path, index)
             if key not in open_batches:
-                batch = file.batch(index)
-                self._touch(0)
+                _, batch, _ = self._find(kind, row)
                 open_batches[key] = [self._column(kind, batch, name) for name in columns]
             found.append({name: column[inside].as_py() for name, column in zip(columns, open_batches[key], strict=True)})
         return found
@@ -187,14 +124,12 @@ class Corpus:
         pieces: list[list[pa.Array]] = [[] for _ in columns]
         at = 0
         while at < len(ascending):
-            file, local = self._locate(kind, int(ascending[at]))
-            index, inside = file.find(local)
-            batch, first = file.batch(index), int(ascending[at]) - inside
+            _, batch, inside = self._find(kind, int(ascending[at]))
+            first = int(ascending[at]) - inside
             end = int(np.searchsorted(ascending, first + batch.num_rows))
             wanted = pa.array(ascending[at:end] - first)
             for piece, name in zip(pieces, columns, strict=True):
                 piece.append(self._column(kind, batch, name).take(wanted))
-            self._touch(0)
             at = end
         place = np.empty(len(order), np.int64)
         place[order] = np.arange(len(order))
@@ -211,7 +146,7 @@ class Corpus:
                 continue
             file = self._open(entry)
             for index in range(len(file.offsets)):
-                batch = file.batch(index)
+                batch = file.batch(index, f"{kind} row {first + int(file.first[index])}")
                 arrays = [self._column(kind, batch, name) for name in columns]
                 schema = pa.schema(
                     [batch.schema.field(name).remove_metadata() for name in columns],
@@ -230,18 +165,24 @@ class Corpus:
         try:
             with Image.open(io.BytesIO(data)) as picture:
                 return picture.convert("RGB")
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            file, _ = self._locate("images", image_row)
-            raise ValueError(
-                f"{file.path}: images row {image_row} does not decode ({error}): copy or build the corpus again"
-            ) from error
+        except MemoryError:
+            raise
+        except Exception as error:  # decoders meet damaged bytes with errors of any kind
+            path = self._locate("images", image_row)[0].path
+            raise ValueError(f"{path}: images row {image_row} does not decode ({error}): {RESTORE}") from error
 
     def image_bytes(self, image_row: int) -> bytes:
-        """The encoded bytes of an image row, as stored."""
-        stored = self.row("images", image_row, ["image"])["image"]
-        data: bytes = stored["bytes"]
-        self._touch(len(data))
-        return data
+        """The encoded bytes of an image row, as stored.
+
+        Raises:
+            ValueError: no such row, or one without bytes.
+        """
+        file, batch, inside = self._find("images", image_row)
+        return file.blob(self._column("images", batch, "image").field("bytes"), inside, f"images row {image_row}")
+
+    def file_of(self, kind: str, row: int) -> str:
+        """Name of the file that holds a row."""
+        return self._locate(kind, row)[0].path.name
 
     def _entries_of(self, kind: str, split: str | None) -> list[dict[str, Any]]:
         if kind not in KINDS:
@@ -250,7 +191,15 @@ class Corpus:
             raise ValueError(f"split {split!r} of {kind}: only records have a split, one of {', '.join(SPLITS)}")
         return [entry for entry in self._entries[kind] if split is None or entry["split"] == split]
 
-    def _locate(self, kind: str, row: int) -> tuple[_File, int]:
+    def _find(self, kind: str, row: int) -> tuple[MappedFile, pa.RecordBatch, int]:
+        """The file and the record batch that hold a row, and its place in that batch."""
+        file, local = self._locate(kind, row)
+        index, inside = file.find(local)
+        batch = file.batch(index, f"{kind} row {row}")
+        self._touch(0)
+        return file, batch, inside
+
+    def _locate(self, kind: str, row: int) -> tuple[MappedFile, int]:
         starts = self._first.get(kind)
         if starts is None:
             raise ValueError(f"kind {kind!r}: expected one of {', '.join(KINDS)}")
@@ -261,14 +210,14 @@ class Corpus:
         index = bisect.bisect_right(starts, row) - 1
         return self._open(self._entries[kind][index]), row - starts[index]
 
-    def _open(self, entry: dict[str, Any]) -> _File:
+    def _open(self, entry: dict[str, Any]) -> MappedFile:
         name = str(entry["path"])
         file = self._files.get(name)
         if file is None:
             with self._lock:
                 file = self._files.get(name)
                 if file is None:
-                    file = self._files[name] = _File(self.folder / name, int(entry["rows"]))
+                    file = self._files[name] = MappedFile(self.folder / name, int(entry["rows"]), self._opened[name])
         return file
 
     def _column(self, kind: str, batch: pa.RecordBatch, name: str) -> Any:
@@ -287,6 +236,41 @@ class Corpus:
             files = list(self._files.values())
         for file in files:
             file.give_back()
+
+
+def check_files(folder: Path, manifest: dict[str, Any]) -> dict[str, os.stat_result]:
+    """Open every file that a manifest lists and compare its size; name -> what the file is now.
+
+    Raises:
+        ValueError: files that are missing, may not be read or have another size; names the first, with the cure, and counts them.
+    """
+    faults, found = [], {}
+    for entry in manifest["files"]:
+        path = folder / entry["path"]
+        try:
+            with path.open("rb") as stream:
+                found[entry["path"]] = now = os.fstat(stream.fileno())
+        except OSError as error:
+            faults.append(f"{path}: {error.strerror}: the manifest lists it")
+            continue
+        if now.st_size != entry["bytes"]:
+            faults.append(f"{path}: {now.st_size} bytes, the manifest says {entry['bytes']}")
+    if faults:
+        more = f" (and {len(faults) - 1} more of {len(manifest['files'])} files)" if len(faults) > 1 else ""
+        raise ValueError(f"{faults[0]}{more}: {RESTORE}")
+    return found
+
+
+def check_hash(path: Path, found: str, entry: dict[str, Any]) -> None:
+    """Refuse a file whose sha256 is not the one that its manifest entry states.
+
+    Raises:
+        ValueError: names the file, both and the cure.
+    """
+    if found != entry["sha256"]:
+        raise ValueError(
+            f"{path}: sha256 {found[:12]}..., the manifest says {entry['sha256'][:12]}...: the file was changed or damaged; {RESTORE}"
+        )
 
 
 _FIRST_ROW = b"first_row"

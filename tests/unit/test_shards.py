@@ -5,17 +5,22 @@ from __future__ import annotations
 import functools
 import io
 import json
+import os
+import re
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
 from medclm.data.manifest import licence_strictness, strictest_licence, write_json
+from medclm.data.mapped import CorpusChanged, ShardLost
 from medclm.data.schema import COLUMNS, KINDS, SCHEMA_VERSION
 from medclm.data.shards import Corpus, ShardWriter, first_row
 
@@ -166,6 +171,145 @@ def test_a_picture_that_does_not_decode_names_file_and_row(folder: Path, tmp_pat
     (copy / "images-00000.arrow").write_bytes(data.replace(b"IHDR", b"IHXR"))
     with pytest.raises(ValueError, match=r"images-00000\.arrow: images row 5 does not decode"):
         Corpus(copy).picture(5)
+
+
+def test_every_missing_file_is_counted_before_anything_is_read(folder: Path, tmp_path: Path) -> None:
+    copy = corrupt(folder, tmp_path / "copy")
+    for name in ("images-00001.arrow", "records-train-00000.arrow"):
+        (copy / name).unlink()
+    with pytest.raises(ValueError, match=r"images-00001\.arrow: No such file.*\(and 1 more of 8 files\)"):
+        Corpus(copy)
+
+
+_OPEN = """
+import os, sys
+from pathlib import Path
+from medclm.data.shards import Corpus
+if os.geteuid() == 0:
+    os.setuid(65534)  # root may read everything
+try:
+    Corpus(Path(sys.argv[1]))
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_a_file_that_may_not_be_read_is_named_at_the_start(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    with tempfile.TemporaryDirectory() as open_to_all:  # pytest's own folders are closed to other users
+        os.chmod(open_to_all, 0o755)
+        copy = corrupt(folder, Path(open_to_all) / "copy")
+        (copy / "images-00001.arrow").chmod(0)
+        done = subprocess.run([sys.executable, "-c", _OPEN, str(copy)], capture_output=True, text=True, check=True)
+        assert "images-00001.arrow: Permission denied: the manifest lists it" in done.stdout
+
+
+_READ_ON = """
+import sys
+from pathlib import Path
+from medclm.data.shards import Corpus
+corpus = Corpus(Path(sys.argv[1]))
+corpus.picture(100), corpus.row("records", 700)
+print("read", flush=True)
+sys.stdin.readline()
+try:
+    corpus.picture(100) if sys.argv[2] == "images" else corpus.row("records", 700)
+except Exception as error:
+    print(f"{type(error).__name__}: {error}")
+"""
+
+
+def change(path: Path, how: str) -> None:
+    """What happens to shards in a long run."""
+    data, at = path.read_bytes(), path.stat().st_mtime_ns
+    match how:
+        case "cut short":  # in place, the size alone: a map of it ends the process that reads there
+            os.truncate(path, len(data) // 4)
+        case "removed":
+            path.unlink()
+        case "replaced":  # the same bytes and times, as a backup restores them
+            path.with_suffix(".new").write_bytes(data)
+            os.utime(path.with_suffix(".new"), ns=(at, at))
+            os.replace(path.with_suffix(".new"), path)
+        case "written to":
+            with path.open("r+b") as stream:
+                stream.write(data)
+            os.utime(path, ns=(at + 1, at + 1))
+
+
+@pytest.mark.parametrize("kind", ["images", "records"])
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("cut short", r"ShardLost: {}: .* row \d+ cannot be read: the file was cut short from \d+ to \d+ bytes .*: restore it"),
+        ("removed", r"ShardLost: {}: .* row \d+ cannot be read: No such file or directory.*: restore the file"),
+        ("replaced", r"CorpusChanged: {}: .* the file was replaced by another one since .*: restore it and resume"),
+        ("written to", r"CorpusChanged: {}: .* the file was written to since .*: restore it and resume"),
+    ],
+)
+def test_a_file_that_changes_under_the_run_ends_it_with_a_message(
+    folder: Path, tmp_path: Path, kind: str, how: str, said: str
+) -> None:
+    copy = corrupt(folder, tmp_path / "copy")
+    victim = copy / ("images-00001.arrow" if kind == "images" else "records-train-00000.arrow")
+    child = subprocess.Popen(
+        [sys.executable, "-c", _READ_ON, str(copy), kind], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == "read\n"
+    change(victim, how)
+    told, _ = child.communicate("go on\n", timeout=60)
+    assert child.returncode == 0, f"ended by signal {-child.returncode}"
+    assert re.search(said.format(re.escape(str(victim))), told), told
+
+
+def test_a_file_that_is_replaced_before_its_first_use_is_found(folder: Path, tmp_path: Path) -> None:
+    copy = corrupt(folder, tmp_path / "copy")
+    corpus = Corpus(copy)
+    change(copy / "images-00001.arrow", "replaced")
+    assert corpus.picture(0).size == (16, 16)  # another file
+    with pytest.raises(CorpusChanged, match=r"images-00001\.arrow"):
+        corpus.picture(100)
+
+
+_DAMAGED = """
+import sys
+from pathlib import Path
+from medclm.data.shards import Corpus
+corpus = Corpus(Path(sys.argv[1]))
+for row in (5, 1500):
+    try:
+        print(corpus.row("records", row, ["record_id"]))
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_damaged_offsets_are_an_error_and_not_a_crash(folder: Path, tmp_path: Path) -> None:
+    """Of the right size and without `verify`: an offset that points far outside would end the process."""
+    copy = corrupt(folder, tmp_path / "copy")
+    victim = copy / "records-train-00000.arrow"
+    data = victim.read_bytes()
+    at = data.find(np.cumsum([7] * 8).astype("<i4").tobytes())  # ends of train-0 .. train-7, seven bytes each
+    assert at > 0
+    victim.write_bytes(data[:at] + np.full(8, 0x7FFFFFF0, "<i4").tobytes() + data[at + 32 :])
+    done = subprocess.run([sys.executable, "-c", _DAMAGED, str(copy)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done
+    assert "records-train-00000.arrow: records row 5 cannot be read: rows 0 to 1023 of the file are damaged" in done.stdout
+    assert "train-1500" in done.stdout
+
+
+def test_a_picture_that_the_disk_does_not_deliver_is_an_error(folder: Path, tmp_path: Path) -> None:
+    """Pictures are not read through the map: a file that ends within one, or a failing disk, must not end the process."""
+    copy = corrupt(folder, tmp_path / "copy")
+    corpus = Corpus(copy)
+    file, batch, inside = corpus._find("images", 100)
+    blobs = batch.column(batch.schema.get_field_index("image")).field("bytes")
+    ends = pa.py_buffer(blobs.buffers()[1].to_pybytes())  # read in time; the pictures still lie in the map
+    blobs = pa.Array.from_buffers(blobs.type, len(blobs), [None, ends, blobs.buffers()[2]])
+    assert file.blob(blobs, inside, "images row 100") == png(100 % 7)
+    os.truncate(copy / "images-00001.arrow", 100)
+    with pytest.raises(ShardLost, match=r"images-00001\.arrow: images row 100 cannot be read: the file ends within it"):
+        file.blob(blobs, inside, "images row 100")
 
 
 @pytest.mark.parametrize(
