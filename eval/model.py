@@ -155,7 +155,7 @@ def open_checkpoint(checkpoint: Path, decoding: Decoding, *, local_rank: int = 0
     """
     import torch
 
-    from medclm.checkpoint import export_settings, exported
+    from medclm.exports import export_settings, exported
     from medclm.models.registry import family
 
     folder = exported(checkpoint)

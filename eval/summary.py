@@ -52,7 +52,7 @@ def tracked(
     They go to the run that made the checkpoint, or to one of their own where that is not in this store; and to the model card
     of its export.
     """
-    from medclm.checkpoint import export_settings, exported
+    from medclm.exports import export_settings, exported
     from medclm.tracking import Tracker, stored_run_id
 
     export = exported(checkpoint)
@@ -74,7 +74,7 @@ def tracked(
 
 def _add_to_card(results: Mapping[str, Mapping[str, Any]], plan: Plan, export: Path) -> None:
     """Write finished results into the model card of an export; one that we did not write, or may not write to, stays as it is."""
-    from medclm.checkpoint import add_evaluations
+    from medclm.exports import add_evaluations
     from medclm.model_card import evaluation
 
     if not os.access(export, os.W_OK):

@@ -1,53 +1,35 @@
-"""Checkpoints that are whole or absent, and exports that plain transformers opens.
+"""Step folders that are whole or absent: their names, their manifest, and which one a run continues from.
 
-A checkpoint is written under a temporary name and committed by its manifest (sizes and hashes, written last) and one rename:
+    checkpoints/step_000500/{manifest.json, run_state.json, recipe.yaml, ds_config.json, deepspeed/...}
 
-    checkpoints/step_000500/{manifest.json, run_state.json, recipe.yaml, ds_config.json, deepspeed/..., export/ (on demand)}
+The manifest lists every file with size and sha256 and is written last (medclm/checkpoint_writer.py), so a folder that verifies is
+what was saved. Made from it on demand, and not listed: `export/` (medclm/exports.py) and `universal/` (medclm/engine.py).
 
-Resuming takes the newest one whose manifest verifies and says so when it had to fall back. Knows nothing of the loop.
+DeepSpeed's files are pickles. They are loaded only from a folder whose manifest verifies: whoever can write there can run code as
+the user who resumes (SECURITY.md). Knows nothing of the loop.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Iterable
+import subprocess
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.distributed as dist
-from torch import nn
-
 from medclm import __version__
-from medclm.config import Recipe, load_recipe, recipe_yaml
-from medclm.data.corpus_facts import corpus_facts
-from medclm.data.manifest import sha256_file, write_json
-from medclm.data.shards import Corpus
-from medclm.data.stream import manifest_hash
-from medclm.distributed import Ranks
-from medclm.engine import Engine, consolidated_state
-from medclm.model_card import CARD, FACTS, NOTICE, render_card, training_facts, with_evaluations
-from medclm.model_card import FORMAT as CARD_FORMAT
-from medclm.models.asking import asking_facts
-from medclm.models.lora import is_adapter
-from medclm.models.objective import network_state
-from medclm.models.protocol import Processor
-from medclm.models.registry import family
+from medclm.data.manifest import sha256_file
+from medclm.distributed import ControlPlane
 
-FORMAT = 1
+FORMAT = 2
 BEST = "best"
 """Link in `checkpoints/` to the best step folder."""
-SETTINGS = "medclm.json"
-"""Beside an export's transformers files: what prediction and evaluation must do as training did (box frame, fit)."""
 
 
 def package_versions() -> dict[str, str]:
     """Versions of what can change a result."""
-    found = {"medclm": __version__}
+    found = {"medclm": __version__, "commit": _commit()}
     for name in ("torch", "transformers", "deepspeed", "peft", "numpy"):
         try:
             found[name] = version(name)
@@ -56,95 +38,62 @@ def package_versions() -> dict[str, str]:
     return found
 
 
+def _commit() -> str:
+    """The commit of this code, `+changes` where files differ from it; empty outside a git checkout."""
+    here = Path(__file__).resolve().parents[1]
+    if not (here / ".git").exists():
+        return ""
+    told = []
+    for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]):
+        try:
+            told.append(subprocess.run(["git", "-C", here, *command], capture_output=True, text=True, check=True, timeout=20))
+        except (OSError, subprocess.SubprocessError):  # no git, or a checkout of another user
+            return ""
+    return told[0].stdout.strip() + ("+changes" if told[1].stdout.strip() else "")
+
+
 def step_folder(checkpoints: Path, step: int) -> Path:
     return checkpoints / f"step_{step:06d}"
 
 
-def save_checkpoint(
-    checkpoints: Path,
-    *,
-    step: int,
-    engine: Engine,
-    run_state: dict[str, Any],
-    recipe: Recipe,
-    ds_config: dict[str, Any],
-    ranks: Ranks,
-    keep: int,
-    best: int | None = None,
-) -> Path:
-    """Write and commit the checkpoint of `step`, then drop all but the newest `keep` and the best. Every rank calls it.
+def step_of(folder: Path) -> int:
+    """Applied updates of a step folder, by its name."""
+    return int(folder.name.removeprefix("step_"))
+
+
+def step_folders(checkpoints: Path) -> list[Path]:
+    """Committed step folders, oldest first."""
+    found = [path for path in checkpoints.glob("step_*") if path.is_dir() and path.name.removeprefix("step_").isdigit()]
+    return sorted(found, key=step_of)
+
+
+def verify(folder: Path, *, share: int = 0, shares: int = 1) -> str | None:
+    """None if the checkpoint is whole, else what is wrong with it.
 
     Args:
-        run_state: what is not in the weights: counters, stream, curriculum, tracking; JSON.
-        best: step of the best checkpoint so far; `checkpoints/best` leads to it.
-
-    Returns:
-        The committed folder.
+        share: of `shares` equal ones, the part of the files whose content is read (all sizes are looked at in any case).
     """
-    final = step_folder(checkpoints, step)
-    temporary = final.with_name(f".{final.name}.tmp")
-    if ranks.is_main:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-    _barrier(ranks)
-    engine.save(temporary / "deepspeed", exclude_frozen=bool(recipe.model.lora.rank))
-    _barrier(ranks)  # every shard is on disk
-    if ranks.is_main:
-        write_json(temporary / "run_state.json", run_state)
-        write_json(temporary / "ds_config.json", ds_config)
-        (temporary / "recipe.yaml").write_text(recipe_yaml(recipe), encoding="utf-8")
-        files = sorted(path for path in temporary.rglob("*") if path.is_file())
-        entries = [
-            {"path": str(path.relative_to(temporary)), "bytes": path.stat().st_size, "sha256": sha256_file(path)}
-            for path in files
-        ]
-        manifest = {
-            "format": FORMAT,
-            "step": step,
-            "world_size": ranks.world_size,
-            "versions": package_versions(),
-            "files": entries,
-        }
-        write_json(temporary / "manifest.json", manifest)
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(temporary, final)
-        kept = None if best is None else step_folder(checkpoints, best)
-        if kept is not None:
-            _point_to(checkpoints / BEST, kept)
-        for old in sorted(checkpoints.glob("step_*"))[:-keep]:
-            if old != kept:
-                shutil.rmtree(old)
-    _barrier(ranks)
-    return final
-
-
-def _point_to(link: Path, folder: Path) -> None:
-    """Make `link` lead to a folder beside it, in one step: whoever follows it meanwhile finds the old or the new one."""
-    fresh = link.with_name(f".{link.name}.tmp")
-    fresh.unlink(missing_ok=True)
-    fresh.symlink_to(folder.name)
-    os.replace(fresh, link)
-
-
-def _barrier(ranks: Ranks) -> None:
-    if ranks.world_size > 1:
-        dist.barrier()
-
-
-def verify(folder: Path) -> str | None:
-    """None if the checkpoint is whole, else what is wrong with it."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         return f"no readable manifest.json ({error})"
-    if manifest.get("format") != FORMAT:
-        return f"format {manifest.get('format')}, this version reads {FORMAT}"
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
+        return f"format {found}, this version reads {FORMAT}"
     for entry in manifest["files"]:
         path = folder / entry["path"]
+        if Path(entry["path"]).is_absolute() or ".." in Path(entry["path"]).parts:
+            return f"{entry['path']} in its manifest leads out of the folder"
         if not path.is_file():
             return f"{entry['path']} is missing"
-        if path.stat().st_size != entry["bytes"] or sha256_file(path) != entry["sha256"]:
-            return f"{entry['path']} differs from its manifest"
+        if path.stat().st_size != entry["bytes"]:
+            return f"{entry['path']} has {path.stat().st_size} bytes, its manifest says {entry['bytes']}"
+    for entry in manifest["files"][share::shares]:
+        try:
+            if sha256_file(folder / entry["path"]) != entry["sha256"]:
+                return f"{entry['path']} differs from its manifest"
+        except OSError as error:
+            return f"{entry['path']} cannot be read ({error})"
     return None
 
 
@@ -159,147 +108,37 @@ class Found:
     """Newer ones that did not verify, with the reason."""
 
 
-def newest(checkpoints: Path) -> Found | None:
+def newest(checkpoints: Path, plane: ControlPlane | None = None) -> Found | None:
     """The newest checkpoint that verifies, or None where there is none at all.
+
+    Args:
+        plane: of the ranks that all call this and read a share of the files each; all get the same answer.
 
     Raises:
         RuntimeError: there are checkpoints and none verifies.
     """
+    names = [folder.name for folder in reversed(step_folders(checkpoints))]
+    if plane is not None:  # ranks may see a shared folder at different moments
+        names = plane.from_main(lambda: names, what=f"the list of {checkpoints}")
     refused: list[str] = []
-    for folder in sorted(checkpoints.glob("step_*"), reverse=True):
-        fault = verify(folder)
+    for name in names:
+        fault = _fault(checkpoints / name, plane)
         if fault is None:
-            manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-            state = json.loads((folder / "run_state.json").read_text(encoding="utf-8"))
-            return Found(folder=folder, run_state=state, world_size=manifest["world_size"], refused=tuple(refused))
-        refused.append(f"{folder.name}: {fault}")
+            return _found(checkpoints / name, tuple(refused))
+        refused.append(f"{name}: {fault}")
     if refused:
-        raise RuntimeError(f"{checkpoints}: no checkpoint verifies: {'; '.join(refused)}")
+        raise RuntimeError(f"{checkpoints}: no checkpoint verifies: {'; '.join(refused)}: move the folder away to begin again")
     return None
 
 
-def export_checkpoint(folder: Path, out: Path) -> Path:
-    """Turn a step folder into a plain transformers folder at `out`, with its model card.
-
-    It is written under a temporary name, then renamed.
-    """
-    recipe = load_recipe(config=folder / "recipe.yaml")
-    models = family(recipe.model.family)
-    processor = models.processor(recipe.model.model_copy(update={"path": str(folder.parent.parent / "processor")}))
-    network = models.build(recipe.model, processor, torch.float32, recipe.run.seed)
-    state = consolidated_state(folder / "deepspeed", exclude_frozen=bool(recipe.model.lora.rank))
-    temporary = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    models.export(network, processor, temporary, network_state(state))
-    step = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["step"]
-    settings = {
-        "family": recipe.model.family,
-        "fit": recipe.data.fit,
-        "box_text": recipe.data.box_text.model_dump(mode="json"),
-        "step": step,
-        "corpus": json.loads((folder / "run_state.json").read_text(encoding="utf-8"))["stream"],
-        "versions": package_versions(),
-        "notice": NOTICE,
-    }
-    write_json(temporary / SETTINGS, settings)
-    _write_card(temporary, _card_facts(folder, recipe, network, processor))
-    shutil.rmtree(out, ignore_errors=True)
-    os.replace(temporary, out)
-    return out
+def _fault(folder: Path, plane: ControlPlane | None) -> str | None:
+    if plane is None:
+        return verify(folder)
+    share = verify(folder, share=plane.ranks.rank, shares=plane.ranks.world_size)
+    return next(filter(None, plane.collect(share, what=f"the check of {folder.name}")), None)
 
 
-def _card_facts(folder: Path, recipe: Recipe, network: nn.Module, processor: Processor) -> dict[str, Any]:
-    """What the card of a step folder's export says, evaluations aside."""
+def _found(folder: Path, refused: tuple[str, ...]) -> Found:
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    stream = json.loads((folder / "run_state.json").read_text(encoding="utf-8"))["stream"]
-    return {
-        "format": CARD_FORMAT,
-        "notice": NOTICE,
-        "architecture": type(network).__name__,
-        "parameters": sum(weight.numel() for name, weight in network.named_parameters() if not is_adapter(name)),
-        "training": training_facts(recipe, step=manifest["step"], world_size=manifest["world_size"]),
-        "versions": manifest["versions"],
-        "asking": asking_facts(processor, recipe.data),
-        "corpus": _corpus_facts(folder, recipe, stream),
-        "evaluations": [],
-    }
-
-
-def _corpus_facts(folder: Path, recipe: Recipe, stream: dict[str, Any]) -> dict[str, Any] | None:
-    """Facts of the corpus that was trained on, told by its hash; None where it is gone.
-
-    It is the named one, or lies beside the run folder, where phantoms and imports are made.
-    """
-    named = [recipe.data.corpus] if recipe.data.corpus else []
-    beside = sorted(path.parent for path in folder.resolve().parents[2].glob("*/manifest.json"))
-    for place in [*named, *beside]:
-        try:
-            corpus = Corpus(place)
-        except ValueError:  # moved, damaged or no corpus at all: none of it is this model's fault
-            continue
-        if manifest_hash(corpus.manifest) == stream["manifest"]:
-            return corpus_facts(corpus, stream["split"])
-    return None
-
-
-def _write_card(folder: Path, facts: dict[str, Any]) -> None:
-    write_json(folder / FACTS, facts)
-    fresh = folder / f".{CARD}.tmp"
-    fresh.write_text(render_card(facts), encoding="utf-8")
-    os.replace(fresh, folder / CARD)
-
-
-def add_evaluations(folder: Path, evaluations: Iterable[dict[str, Any]]) -> Path | None:
-    """Add results to the card of an export and write it anew.
-
-    Args:
-        evaluations: as `medclm.model_card.evaluation` makes them.
-
-    Returns:
-        The card; None for a folder whose card is not ours, which is left as it is.
-
-    Raises:
-        ValueError: model_card.json is of another version; names the cure.
-    """
-    path = folder / FACTS
-    if not path.is_file():
-        return None
-    facts = json.loads(path.read_text(encoding="utf-8"))
-    if facts.get("format") != CARD_FORMAT:
-        raise ValueError(f"{path}: format {facts.get('format')}, this version reads {CARD_FORMAT}: export the checkpoint again")
-    _write_card(folder, with_evaluations(facts, evaluations))
-    return folder / CARD
-
-
-def exported(path: Path) -> Path:
-    """A plain transformers folder for what `--checkpoint` names: a run folder, a step folder (exported once, cached), or an export.
-
-    Raises:
-        ValueError: none of these.
-    """
-    if (path / "config.json").is_file() or (path / "adapter_config.json").is_file():
-        return path
-    if (path / "manifest.json").is_file() and (path / "deepspeed").is_dir():
-        cached = path / "export"
-        return cached if (cached / SETTINGS).is_file() else export_checkpoint(path, cached)
-    if (path / "checkpoints").is_dir():
-        found = newest(path / "checkpoints")
-        if found is not None:
-            whole = path / "export"
-            if (whole / SETTINGS).is_file() and export_settings(whole).get("step") == found.run_state["step"]:
-                return whole
-            return exported(found.folder)
-    raise ValueError(
-        f"--checkpoint {path}: expected a run folder (with checkpoints/), a step folder (with manifest.json and deepspeed/) "
-        f"or an export (with config.json); found {sorted(p.name for p in path.iterdir())[:8] if path.is_dir() else 'nothing'}"
-    )
-
-
-def export_settings(folder: Path) -> dict[str, Any]:
-    """What training noted beside an export; empty for a folder that MedCLM did not write."""
-    path = folder / SETTINGS
-    if not path.is_file():
-        return {}
-    settings = json.loads(path.read_text(encoding="utf-8"))
-    assert isinstance(settings, dict)
-    return settings
+    state = json.loads((folder / "run_state.json").read_text(encoding="utf-8"))
+    return Found(folder=folder, run_state=state, world_size=manifest["world_size"], refused=refused)

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, CliSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from medclm.credentials import has_credentials
 
 
 class ConfigError(ValueError):
@@ -33,6 +35,8 @@ class RunSection(Section):
     """Where runs are kept."""
     seed: int = Field(0, ge=0)
     """Seed of every draw: order, stages, visual prompts, initial weights."""
+    stop_after_min: float = Field(0.0, ge=0)
+    """Minutes after its start in which a run stops, saves and exits, to be resumed; 0 = no limit. Leave room for a step and a save."""
 
 
 class LoraSection(Section):
@@ -117,6 +121,12 @@ class DataSection(Section):
     """Line of the box that Easy draws, in pixels per 336 pixels of the model's square, at least one pixel."""
     prompt_opacity: int = Field(96, ge=1, le=255)
     """Least opacity of that line; each sample's is drawn between it and 255."""
+    cache: Path | None = None
+    """Folder on a disk of each node; shards are copied there once, verified, and read from there. None = read from where they lie."""
+    on_bad_record: Literal["raise", "quarantine"] = "raise"
+    """What a record that cannot be rendered does: end the run, or be replaced by the next one of its domain that offers the stage."""
+    quarantine_limit: float = Field(0.01, gt=0, le=1)
+    """Largest part of all samples read that may be replaced ones (10 always may); beyond, the run ends."""
     min_side: float = Field(8.0, ge=0)
     """Records whose box has a short side under this many model pixels are left out and counted by class; 0 keeps all."""
     shuffle_window: int = Field(65536, ge=1)
@@ -329,14 +339,20 @@ class TrainSection(Section):
     """Weight of a sample's mean answer loss in Hard, where it is all there is (published: 1)."""
     normalization: Literal["sample", "token"] = "sample"
     """sample = mean of per-sample losses over the global batch; token = means over all target tokens of the global batch."""
+    spike_sigma: float = Field(6.0, ge=0)
+    """A batch whose loss is this many times the spread of recent batches above the mean of its stages is not learned from; 0 = all are."""
     max_skipped_in_row: int = Field(5, ge=1)
-    """The run stops after this many non-finite steps in a row."""
+    """The run ends after this many batches in a row that were not finite or a spike."""
     log_every: int = Field(10, ge=1)
     """Steps between lines in metrics.jsonl and MLflow."""
     checkpoint_every: int = Field(500, ge=0)
     """Steps between checkpoints; 0 = only at the end."""
     keep_checkpoints: int = Field(2, ge=1)
     """Newest checkpoints kept."""
+    keep_every: int = Field(0, ge=0)
+    """Also keep every checkpoint whose step is a multiple of this; 0 = none for that reason."""
+    save_in_background: bool = True
+    """Write checkpoints beside the training: takes host memory for a copy of what each rank saves, and a step waits for that copy alone."""
     export: bool = True
     """Write a plain transformers folder at the end."""
 
@@ -378,12 +394,25 @@ class EngineSection(Section):
 
 
 class TrackingSection(Section):
+    model_config = ConfigDict(hide_input_in_errors=True)
+
     uri: str = ""
-    """MLflow tracking URI; empty = SQLite file mlflow.db under run.output_dir; `off` = metrics.jsonl only."""
+    """MLflow tracking URI, without password; empty = SQLite file mlflow.db under run.output_dir; `off` = metrics.jsonl only."""
     experiment: str = "medclm"
     """MLflow experiment of this run."""
     log_images: bool = False
     """Send pictures to a tracking store that is not local."""
+
+    @field_validator("uri")
+    @classmethod
+    def _no_credentials(cls, uri: str) -> str:
+        if has_credentials(uri):
+            raise ValueError(
+                "tracking.uri: holds a password or token, which would be stored with the run: leave it out of the URI and set "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN; for a database, its own password "
+                "file, such as ~/.pgpass"
+            )
+        return uri
 
 
 class Recipe(BaseSettings):

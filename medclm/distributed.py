@@ -9,13 +9,16 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,52 @@ class ControlPlane:
         with self._watch(f"every rank's word on {what}"):
             dist.all_reduce(numbers, op=dist.ReduceOp.MAX, group=self._group)
         return int(numbers)
+
+    def collect(self, item: T, *, what: str) -> list[T]:
+        """Every rank's item, in order of ranks, on every rank; any picklable value, for moments that are not a step's.
+
+        Raises:
+            RuntimeError: a peer did not answer within the timeout or is gone; names who waited for what.
+        """
+        if self._group is None:
+            return [item]
+        items: list[Any] = [None] * self.ranks.world_size
+        with self._watch(f"every rank's word on {what}"):
+            dist.all_gather_object(items, item, group=self._group)
+        return items
+
+    def from_main(self, make: Callable[[], T], *, what: str) -> T:
+        """What `make` returns on rank 0, on every rank; so does the error that it raises.
+
+        Raises:
+            RuntimeError: rank 0 did not answer within the timeout or is gone; names who waited for what.
+        """
+        if self._group is None:
+            return make()
+        told: list[Any] = [None, None]
+        if self.ranks.is_main:
+            try:
+                told[0] = make()
+            except Exception as error:  # the others must hear of it, or they would wait for the timeout
+                told[1] = error
+        whom = f"{_others(self.ranks.world_size)} to take {what}" if self.ranks.is_main else f"{what} from rank 0"
+        with self._watch(whom):
+            dist.broadcast_object_list(told, src=0, group=self._group)
+        made, fault = told
+        if fault is not None:
+            raise fault
+        return made  # type: ignore[no-any-return]
+
+    def main_only(self, make: Callable[[], T], *, what: str) -> T | None:
+        """`make()` on rank 0, which keeps what it returns; the others get None, or the error that it raises."""
+        made: list[T] = []
+        self.from_main(lambda: made.append(make()), what=what)
+        return made[0] if self.ranks.is_main else None
+
+    def main_first(self, make: Callable[[], T], *, what: str) -> T:
+        """`make()` on rank 0, then on the others, which find its files in place; they raise what rank 0 raises."""
+        made = self.main_only(make, what=what)
+        return made if made is not None else make()
 
     @contextlib.contextmanager
     def _watch(self, whom: str) -> Iterator[None]:

@@ -5,8 +5,12 @@ The loop sees `Engine`: it hands in micro-batches and gets losses back. Knows no
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import hashlib
+import json
 import os
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -136,6 +140,10 @@ class Engine:
         self.device = device
         self._optimizer = optimizer
         self._engine, *_ = deepspeed.initialize(model=objective, optimizer=optimizer, config=ds_config)
+        self._captured = _Captured()
+        self._engine.checkpoint_engine = self._captured
+        # Copying its converter beside the states is the one thing that saving would do on the disk by itself (see `snapshot`).
+        self._engine._copy_recovery_script = lambda save_path: None
 
     @property
     def module(self) -> nn.Module:
@@ -144,17 +152,24 @@ class Engine:
         assert isinstance(module, nn.Module)
         return module
 
-    def forward_backward(self, batch: Batch, counts: TokenCounts | None = None) -> Losses:
-        """One micro-batch: a single forward for its mixed stages, then backward. Returns the objective's losses.
+    def forward(self, batch: Batch, counts: TokenCounts | None = None) -> Losses:
+        """The objective's losses of one micro-batch: a single forward for its mixed stages. `backward` comes next."""
+        losses: Losses = self._engine(batch.to(self.device.name), counts)
+        return losses
+
+    def backward(self, losses: Losses, *, drop: bool = False) -> None:
+        """Add the gradient of one micro-batch.
 
         backward() divides by the accumulation and ZeRO averages over ranks: with equal micro-batches the gradient is exactly
         that of the mean over the global batch.
+
+        Args:
+            drop: give up the whole accumulation, the same on every rank: the next `update` changes no weight and no moment. ZeRO
+                has no public way to forget gradients, but it skips an update whose gradient is not finite, so this one is not.
         """
-        losses: Losses = self._engine(batch.to(self.device.name), counts)
-        self._engine.backward(losses.loss)
+        self._engine.backward(losses.loss * float("nan") if drop else losses.loss)
         if not self._engine.is_gradient_accumulation_boundary():
             self._engine.step()  # counts the micro-batch; the weights stay
-        return losses
 
     @torch.no_grad()
     def copy_weights(self, into: nn.Module | None) -> None:
@@ -189,29 +204,155 @@ class Engine:
         self._engine.step()
         return bool(self._engine.was_step_applied())
 
+    def state_bytes(self) -> int:
+        """Bytes that weights, gradients and AdamW's moments take on this rank, offloaded ones included."""
+        world = torch.distributed.get_world_size()
+        holders = world if self._engine.zero_optimization_partition_weights() else 1
+        total = 0.0
+        for parameter in self.module.parameters():
+            count, size = getattr(parameter, "ds_numel", parameter.numel()), parameter.element_size()
+            total += count * size / holders
+            if parameter.requires_grad:  # the gradient, float32 weights if the others are shorter, and two moments
+                total += count * (size + 8 + 4 * (size < 4)) / world
+        return int(total)
+
     def gradient_norm(self) -> float:
         """Global gradient norm of the last update, before clipping; forces a device synchronisation."""
         norm = self._engine.get_global_grad_norm()
         return float(norm) if norm is not None else float("nan")
 
-    def save(self, folder: Path, *, exclude_frozen: bool) -> None:
-        """Write this rank's shard under `folder`; every rank calls it."""
-        self._engine.save_checkpoint(str(folder), tag="state", save_latest=False, exclude_frozen_parameters=exclude_frozen)
+    def snapshot(self, *, exclude_frozen: bool) -> dict[str, Any]:
+        """What this rank must keep, copied to host memory: path -> what torch.save takes; every rank calls it.
+
+        Nothing is written here, so that no rank can fail alone while the others wait for it.
+        """
+        self._engine.save_checkpoint("deepspeed", tag=_TAG, save_latest=False, exclude_frozen_parameters=exclude_frozen)
+        return self._captured.take()
 
     def load(self, folder: Path, *, exclude_frozen: bool) -> None:
-        """Continue from what `save` wrote with the same number of ranks; every rank calls it.
+        """Continue from the files of `snapshot` in `folder`, or from what `to_universal` made of them; every rank calls it.
+
+        The files must be of the same number of ranks, unless they are universal (ds_config's checkpoint.load_universal).
 
         Raises:
             RuntimeError: nothing could be loaded.
         """
-        path, _ = self._engine.load_checkpoint(str(folder), tag="state", load_module_strict=not exclude_frozen)
+        path, _ = self._engine.load_checkpoint(str(folder), tag=_TAG, load_module_strict=not exclude_frozen)
         if path is None:
             raise RuntimeError(f"{folder}: DeepSpeed found no state to load")
         # ZeRO's step counter is not ours, but the accumulation counter must start at a boundary.
         self._engine.micro_steps = 0
 
+    @torch.no_grad()
+    def fingerprint(self) -> dict[str, str]:
+        """Short hashes of what a checkpoint must find again; every rank calls it and gets the same, at any number of ranks.
+
+        Returns:
+            `network`: names and shapes of all parameters; `frozen`: the values of those that are not trained.
+        """
+        names, sums = hashlib.blake2b(digest_size=16), []
+        frozen = []
+        for name, parameter in self.module.named_parameters():
+            names.update(f"{name} {tuple(getattr(parameter, 'ds_shape', parameter.shape))}\n".encode())
+            if not parameter.requires_grad:
+                frozen.append(f"{name} {parameter.dtype}")
+                sums.append(_weighted_bits(parameter))
+        values = torch.stack(sums) if sums else torch.zeros(0, dtype=torch.int64, device=self.device.name)
+        if sums and self._engine.zero_optimization_partition_weights() and torch.distributed.get_world_size() > 1:
+            torch.distributed.all_reduce(values)  # integers: the sum over shards is exact and wraps like each of them
+        told = json.dumps([frozen, values.tolist()]).encode()
+        return {"network": names.hexdigest(), "frozen": hashlib.blake2b(told, digest_size=16).hexdigest()}
+
     def close(self) -> None:
         self._engine.destroy()
+
+
+_TAG = "state"
+"""Folder of DeepSpeed's files below the one that is named."""
+
+
+class _Captured:
+    """DeepSpeed's checkpoint engine (the same methods, by shape) for us: what it would write is copied to host memory."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, Any] = {}
+
+    def take(self) -> dict[str, Any]:
+        files, self._files = self._files, {}
+        return files
+
+    def save(self, state_dict: Any, path: str) -> None:
+        self._files[str(path)] = _on_host(state_dict)
+
+    def load(self, path: str, map_location: Any = None) -> Any:
+        # A pickle: medclm/checkpoint.py has verified its manifest.
+        return torch.load(path, map_location=map_location, weights_only=False)
+
+    def create(self, info: Any) -> None:
+        """Folders are made by who writes."""
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        """Folders are made by who writes."""
+
+    def commit(self, info: Any) -> bool:
+        return True
+
+    def cleanup(self) -> None:
+        """Nothing is held."""
+
+    def is_decoupled(self) -> bool:
+        return False
+
+    def is_data_parallel_writer(self, dp_rank: int) -> bool:
+        return dp_rank == 0
+
+    def preserves_storage_sharing(self) -> bool:
+        return False  # `save` copies every tensor
+
+
+def _on_host(item: Any) -> Any:
+    """The same with every tensor copied to memory of its own."""
+    if isinstance(item, torch.Tensor):
+        return item.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+    if isinstance(item, dict):
+        copied = [(key, _on_host(value)) for key, value in item.items()]
+        return type(item)(copied) if type(item) in (dict, OrderedDict) else dict(copied)
+    if type(item) in (list, tuple):
+        return type(item)(_on_host(value) for value in item)
+    return item
+
+
+def _weighted_bits(parameter: Any) -> torch.Tensor:
+    """() int64: the bits of each value times an odd number of its place, summed modulo 2^64: a change of one value shows.
+
+    Of a ZeRO-3 parameter, the part of this rank; parts add up to the whole.
+    """
+    first, values = 0, parameter.detach()
+    if hasattr(parameter, "ds_tensor"):
+        shard = parameter.ds_tensor.detach().flatten()
+        first = torch.distributed.get_rank() * len(shard)
+        values = shard[: max(0, int(parameter.ds_numel) - first)]  # the last shard is padded
+    bits = values.flatten().contiguous().view({2: torch.int16, 4: torch.int32}[values.element_size()]).to(torch.int64)
+    places = torch.arange(first, first + len(bits), device=bits.device)
+    weighted: torch.Tensor = ((bits + 1) * (2 * places + 1)).sum()
+    return weighted
+
+
+def to_universal(folder: Path, out: Path) -> None:
+    """Turn the files of `Engine.snapshot` into ones that any number of ranks can load (DeepSpeed's universal checkpoint)."""
+    from deepspeed.checkpoint.ds_to_universal import main
+
+    options = argparse.Namespace(
+        input_folder=str(folder / _TAG),
+        output_folder=str(out / _TAG),
+        num_extract_workers=1,
+        num_merge_workers=1,
+        keep_temp_folder=False,
+        strict=True,
+        inject_missing_state=True,
+    )
+    with contextlib.redirect_stdout(open(os.devnull, "w")):
+        main(options)
 
 
 def consolidated_state(folder: Path, *, exclude_frozen: bool) -> dict[str, torch.Tensor]:
@@ -219,5 +360,5 @@ def consolidated_state(folder: Path, *, exclude_frozen: bool) -> dict[str, torch
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
     with contextlib.redirect_stdout(open(os.devnull, "w")):  # it prints a line per file
-        state = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag="state", exclude_frozen_parameters=exclude_frozen)
+        state = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=_TAG, exclude_frozen_parameters=exclude_frozen)
     return {name: tensor.contiguous() for name, tensor in state.items()}

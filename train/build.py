@@ -1,219 +1,47 @@
 """Puts one run together from its recipe: corpus, processor, network, engine, stream, loader, curriculum, tracking.
 
 Order matters under ZeRO-3: the network is built in shards inside `sharded_weights`, the same on every rank. What a run
-consists of stands in `Run`; train/loop.py drives it.
+consists of stands in train/run.py; train/loop.py drives it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
-import json
-import resource
-import signal
-from dataclasses import asdict, dataclass, field
+import os
+import secrets
+import shutil
+import socket
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import IO, Any
 
 import torch
-import torch.distributed as dist
 
-from medclm.checkpoint import Found, export_checkpoint, newest, package_versions, save_checkpoint
-from medclm.config import ConfigError, Recipe, load_recipe, recipe_yaml
+from medclm.checkpoint import Found, newest, package_versions, step_folders
+from medclm.checkpoint_writer import CheckpointWriter, Retention, remove_leftovers
+from medclm.config import ConfigError, Recipe, recipe_yaml
 from medclm.curriculum.log import AssignmentLog
 from medclm.curriculum.registry import make_policy
-from medclm.curriculum.service import CurriculumService, Report
+from medclm.curriculum.service import CurriculumService
 from medclm.data.loader import Loader
 from medclm.data.manifest import write_json
 from medclm.data.render import Renderer
 from medclm.data.shards import Corpus
 from medclm.data.stream import Stream
 from medclm.distributed import ControlPlane, Ranks
-from medclm.ds_config import BatchPlan, batch_plan, fill
-from medclm.engine import Device, Engine, connect, find_device, sharded_weights, wants_bf16
+from medclm.ds_config import BatchPlan, batch_plan, fill, read_json
+from medclm.engine import Device, Engine, connect, find_device, sharded_weights, to_universal, wants_bf16
 from medclm.models.protocol import Processor
 from medclm.models.registry import family
 from medclm.tracking import Tracker
 from medclm.types import LossWeights
 from train.corpora import corpus_folder, training_texts
-from train.record import Recorder, draw_course
-from train.steps import StagedStep, StepResult
+from train.record import Recorder
+from train.run import OUTCOME, Run, check_same_run, flat
+from train.steps import StagedStep
+from train.stops import Stops
 from train.validate import Examination, MakeExam, Validator
-
-
-@dataclass(frozen=True)
-class Best:
-    """The best checkpoint so far."""
-
-    step: int
-    score: str
-    value: float
-
-
-@dataclass
-class Run:
-    """Everything the loop names, and the two counters it advances."""
-
-    recipe: Recipe
-    ds_config: dict[str, Any]
-    ranks: Ranks
-    folder: Path
-    engine: Engine
-    stream: Stream
-    loader: Loader
-    service: CurriculumService
-    take_step: StagedStep
-    recorder: Recorder
-    tracker: Tracker | None
-    validator: Validator | None
-    exam: Examination | None
-    step: int = 0
-    """Applied updates: schedule, budgets and checkpoint names count these."""
-    batch_index: int = 0
-    """Consumed global batches: order, draws and messages count these. A skipped batch is consumed, never retried."""
-    skipped_in_row: int = 0
-    best: Best | None = None
-    _saved_step: int = -1
-    _validated_step: int = -1
-    _signals: list[int] = field(default_factory=list)
-
-    def count(self, *, applied: bool) -> None:
-        """Advance the counters after a batch.
-
-        Raises:
-            RuntimeError: `train.max_skipped_in_row` batches in a row were not finite.
-        """
-        self.batch_index += 1
-        self.step += applied
-        self.skipped_in_row = 0 if applied else self.skipped_in_row + 1
-        if self.skipped_in_row >= self.recipe.train.max_skipped_in_row:
-            raise RuntimeError(
-                f"rank {self.ranks.rank}: {self.skipped_in_row} steps in a row had a gradient that is not finite (last: batch "
-                f"{self.batch_index - 1}, step {self.step}): lower train.lr or train.clip, or look at that batch's records; "
-                f"train.max_skipped_in_row={self.recipe.train.max_skipped_in_row} allows more"
-            )
-
-    def report(self, result: StepResult) -> None:
-        """Hand this rank's losses, flags and counts to the curriculum."""
-        if self.engine.device.name == "cpu":
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        else:
-            peak = torch.cuda.max_memory_allocated()
-        self.service.report(
-            Report(
-                batch_index=self.batch_index,
-                losses=result.sample_losses,
-                applied=result.applied,
-                stop_wanted=bool(self._signals),
-                tokens=result.tokens,
-                target_tokens=result.target_tokens,
-                peak_memory=peak,
-            )
-        )
-
-    def due_to_log(self) -> bool:
-        return self.step % self.recipe.train.log_every == 0 or self.step == self.recipe.train.steps
-
-    def due_to_validate(self) -> bool:
-        every = self.recipe.validation.every
-        due = every > 0 and (self.step % every == 0 or self.step == self.recipe.train.steps)
-        return due and self.step != self._validated_step  # a skipped batch leaves the step where it was
-
-    def validate(self) -> None:
-        """Judge the fixed subset, note its losses, and keep this checkpoint if it is the best; every rank calls it."""
-        assert self.validator is not None
-        self._validated_step = self.step
-        values = self.validator()
-        if self.exam is not None:
-            values |= self.exam()
-        self.recorder.note(self.step, values)
-        if not (name := self.recipe.validation.best):
-            return
-        if name not in values:
-            raise ConfigError(f"validation.best={name}: no such score: choose one of {', '.join(values)}")
-        sign = 1 if "loss" in name else -1
-        if self.best is None or sign * values[name] < sign * self.best.value:
-            self.best = Best(step=self.step, score=name, value=values[name])
-            self.save()
-
-    def due_to_save(self) -> bool:
-        every = self.recipe.train.checkpoint_every
-        return every > 0 and self.step % every == 0
-
-    def save(self) -> Path | None:
-        """Write the checkpoint of this step, once; every rank calls it."""
-        if self.step == self._saved_step:
-            return None
-        self._saved_step = self.step
-        run_state = {
-            "step": self.step,
-            "batch_index": self.batch_index,
-            "skipped_in_row": self.skipped_in_row,
-            "stream": self.stream.state(),
-            "curriculum": self.service.state_dict(),
-            "tracking_run": self.tracker.run_id if self.tracker else None,
-            "best": asdict(self.best) if self.best else None,
-        }
-        return save_checkpoint(
-            self.folder / "checkpoints",
-            step=self.step,
-            engine=self.engine,
-            run_state=run_state,
-            recipe=self.recipe,
-            ds_config=self.ds_config,
-            ranks=self.ranks,
-            keep=self.recipe.train.keep_checkpoints,
-            best=self.best.step if self.best else None,
-        )
-
-    def resume(self, found: Found) -> None:
-        """Continue from a checkpoint of the same number of ranks.
-
-        Raises:
-            ValueError: a checkpoint of another model, corpus, seed, policy or world size, naming the key.
-        """
-        if found.world_size != self.ranks.world_size:
-            raise ValueError(
-                f"{found.folder}: written by {found.world_size} ranks, this run has {self.ranks.world_size}: start {found.world_size}"
-            )
-        _check_same_run(self.recipe, found.folder)
-        self.stream.check_state(found.run_state["stream"])
-        self.service.load_state_dict(found.run_state["curriculum"])
-        self.engine.load(found.folder / "deepspeed", exclude_frozen=bool(self.recipe.model.lora.rank))
-        self.step, self.batch_index = found.run_state["step"], found.run_state["batch_index"]
-        self.skipped_in_row, self._saved_step = found.run_state["skipped_in_row"], found.run_state["step"]
-        if found.run_state.get("best"):
-            self.best = Best(**found.run_state["best"])
-
-    def export(self) -> Path | None:
-        """The newest checkpoint as a plain transformers folder, on the main rank."""
-        if not self.ranks.is_main:
-            return None
-        found = newest(self.folder / "checkpoints")
-        assert found is not None
-        return export_checkpoint(found.folder, self.folder / "export")
-
-    def catch_signals(self) -> None:
-        """SIGTERM, SIGUSR1 and SIGINT ask for a stop; it takes effect on all ranks after the same step."""
-
-        def ask(number: int, frame: FrameType | None) -> None:
-            self._signals.append(number)
-
-        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-            signal.signal(number, ask)
-
-    def close(self) -> None:
-        self.loader.close()
-        self.recorder.close()
-        self.service.close()
-        if self.service.log is not None:
-            self.service.log.close()
-        if self.tracker is not None:
-            if self.step >= self.recipe.train.steps:  # a run that was asked to stop has no time for pictures
-                draw_course(self.folder, policy=self.service.policy, stream=self.stream, tracker=self.tracker)
-            self.tracker.close()
-        self.engine.close()
 
 
 def build_run(recipe: Recipe, ds_tree: dict[str, Any], *, ds_name: str, resume: bool, make_exam: MakeExam | None = None) -> Run:
@@ -226,6 +54,7 @@ def build_run(recipe: Recipe, ds_tree: dict[str, Any], *, ds_name: str, resume: 
 
     Raises:
         ValueError: something the user can mend, with its key and cure.
+        RuntimeError: no checkpoint verifies, another process trains there, or a peer is lost.
     """
     make_policy(recipe.curriculum, domains=1, total_steps=recipe.train.steps)  # a wrong name ends here, before all else
     ranks = Ranks.from_environment()
@@ -234,13 +63,23 @@ def build_run(recipe: Recipe, ds_tree: dict[str, Any], *, ds_name: str, resume: 
     bf16 = wants_bf16(recipe.train, device)
     ds_config = fill(ds_tree, recipe, world_size=ranks.world_size, bf16=bf16, accelerator=device.name != "cpu", where=ds_name)
     folder = recipe.run.output_dir / recipe.run.name
-    found = _prepare_folder(folder, recipe, ranks, resume=resume)
+    if not resume and step_folders(folder / "checkpoints"):
+        raise ConfigError(
+            f"{folder}: holds checkpoints of an earlier run: give --resume=auto to continue it, or another run.name"
+        )
     connect(recipe.engine, device)
+    plane = ControlPlane(ranks, timeout_s=recipe.engine.timeout_s, knob="engine.timeout_s")
+    lock = plane.main_only(functools.partial(_take_folder, folder), what=f"{folder} for this run alone")
+    found = newest(folder / "checkpoints", plane) if resume else None
+    state = _resumable(found, recipe, ds_config, plane) if found is not None else None
+    attempt = plane.from_main(lambda: secrets.token_hex(4), what="the name of this attempt")
+    if ranks.is_main:
+        (folder / "recipe.yaml").write_text(recipe_yaml(recipe), encoding="utf-8")
 
-    corpus = Corpus(on_main_first(ranks, lambda: corpus_folder(recipe)))
-    if recipe.data.verify and ranks.is_main:
-        corpus.verify()
-    processor = on_main_first(ranks, lambda: _processor(recipe, corpus, folder))
+    corpus = Corpus(plane.main_first(lambda: corpus_folder(recipe), what="the corpus"))
+    if recipe.data.verify:
+        plane.from_main(corpus.verify, what="the check of the corpus (data.verify)")
+    processor = plane.main_first(lambda: _processor(recipe, corpus, folder), what="the processor")
     stream = Stream(
         corpus=corpus,
         split=recipe.data.split,
@@ -277,48 +116,100 @@ def build_run(recipe: Recipe, ds_tree: dict[str, Any], *, ds_name: str, resume: 
     take_step = StagedStep(engine, recipe.train, ranks, recipe.run.seed)
     validator = _validator(recipe, plan, corpus, processor, engine, renderer, ranks) if recipe.validation.every else None
     exam = _exam(recipe, corpus, processor, engine, ranks, make_exam) if recipe.validation.every else None
-    run = Run(recipe, ds_config, ranks, folder, engine, stream, loader, service, take_step, recorder, tracker, validator, exam)
+    writer = CheckpointWriter(
+        folder / "checkpoints",
+        ranks,
+        attempt=attempt,
+        retention=Retention(last=recipe.train.keep_checkpoints, every=recipe.train.keep_every),
+        background=recipe.train.save_in_background,
+        timeout_s=recipe.engine.timeout_s,
+    )
+    stops = Stops(rank=ranks.rank, after_s=60 * recipe.run.stop_after_min or None)
+    run = Run(
+        recipe=recipe,
+        ds_config=ds_config,
+        ranks=ranks,
+        folder=folder,
+        lock=lock,
+        engine=engine,
+        stream=stream,
+        loader=loader,
+        service=service,
+        take_step=take_step,
+        recorder=recorder,
+        tracker=tracker,
+        validator=validator,
+        exam=exam,
+        writer=writer,
+        stops=stops,
+    )
     if found is not None:
-        run.resume(found)
+        assert state is not None
+        run.resume(found, state)
     return run
 
 
-def _check_same_run(recipe: Recipe, folder: Path) -> None:
-    """Refuse to continue a checkpoint whose recipe differs where the run would no longer be the run."""
-    now, then = flat(recipe), flat(load_recipe(config=folder / "recipe.yaml"))
-    free = ("data.workers", "data.verify", "curriculum.timeout_s", "model.attention")
-    for key in now:
-        bound = key.startswith(("model.", "data.", "curriculum.", "run.seed")) or key in (
-            "train.global_batch_size",
-            "train.steps",
-        )
-        if bound and key not in free and now[key] != then[key]:
-            raise ConfigError(
-                f"{key}={now[key]}: the checkpoint {folder} was written with {then[key]}: use that, or start another run.name"
-            )
+def _take_folder(folder: Path) -> IO[str]:
+    """The run folder, made, locked against another process, and rid of what a dead attempt left; on the main rank.
+
+    Raises:
+        RuntimeError: another process trains there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = (folder / "run.lock").open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.seek(0)
+        raise RuntimeError(
+            f"{folder}: {lock.read().strip() or 'another process'} is training there: wait for its end, or give another run.name"
+        ) from error
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    lock.flush()
+    (folder / OUTCOME).unlink(missing_ok=True)
+    remove_leftovers(folder / "checkpoints")
+    return lock
 
 
-def on_main_first(ranks: Ranks, make: Any) -> Any:
-    """`make()` on the main rank, then on the others, which find its files in place."""
-    if ranks.world_size == 1:
-        return make()
-    made = make() if ranks.is_main else None
-    dist.barrier()
-    return made if ranks.is_main else make()
+def _resumable(found: Found, recipe: Recipe, ds_config: dict[str, Any], plane: ControlPlane) -> Path:
+    """DeepSpeed's files of `found` for this number of ranks; another number of ranks gets them converted, once.
 
-
-def _prepare_folder(folder: Path, recipe: Recipe, ranks: Ranks, *, resume: bool) -> Found | None:
-    found = newest(folder / "checkpoints") if resume else None
-    if not resume and (folder / "checkpoints").is_dir() and any((folder / "checkpoints").glob("step_*")):
+    Raises:
+        ConfigError: the checkpoint is of another run or memory layout, naming the key.
+    """
+    ranks = plane.ranks
+    changed = check_same_run(recipe, found.folder)
+    stage, then = (
+        ds_config["zero_optimization"]["stage"],
+        read_json(found.folder / "ds_config.json")["zero_optimization"]["stage"],
+    )
+    if stage != then:
         raise ConfigError(
-            f"{folder}: holds checkpoints of an earlier run: give --resume=auto to continue it, or another run.name"
+            f"--deepspeed: zero_optimization.stage={stage}: the checkpoint {found.folder} was written with {then}: use that, or export "
+            "it and begin another run from the export (model.path)"
         )
+    told = [f"passed over {refused}" for refused in found.refused]
+    told += [f"from {found.folder}", *changed]
+    if found.world_size != ranks.world_size:
+        told.append(f"written by {found.world_size} rank(s), this run has {ranks.world_size}")
     if ranks.is_main:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "recipe.yaml").write_text(recipe_yaml(recipe), encoding="utf-8")
-        for refused in found.refused if found else ():
-            print(f"resume: passed over {refused}", flush=True)
-    return found
+        print("\n".join(f"resume: {line}" for line in told), flush=True)
+    if found.world_size == ranks.world_size:
+        return found.folder / "deepspeed"
+    ds_config["checkpoint"] = {**ds_config.get("checkpoint", {}), "load_universal": True}
+    return plane.from_main(lambda: _universal(found.folder), what=f"the files of {found.folder.name} for any number of ranks")
+
+
+def _universal(step: Path) -> Path:
+    """What DeepSpeed loads on any number of ranks, made of a step folder once."""
+    made = step / "universal"
+    if not made.is_dir():
+        temporary = step / ".universal.tmp"
+        shutil.rmtree(temporary, ignore_errors=True)
+        to_universal(step / "deepspeed", temporary)
+        os.replace(temporary, made)
+    return made
 
 
 def _processor(recipe: Recipe, corpus: Corpus, folder: Path) -> Processor:
@@ -427,14 +318,3 @@ def _tracker(recipe: Recipe, ds_config: dict[str, Any], folder: Path, found: Fou
     for name in ("recipe.yaml", "ds_config.json", "versions.json"):
         tracker.artifact(folder / name)
     return tracker
-
-
-def flat(recipe: Recipe) -> dict[str, str]:
-    """The recipe as dotted keys and texts, for MLflow parameters."""
-
-    def leaves(tree: Any, prefix: str) -> dict[str, str]:
-        if isinstance(tree, dict):
-            return {key: text for name, value in tree.items() for key, text in leaves(value, f"{prefix}.{name}").items()}
-        return {prefix[1:]: tree if isinstance(tree, str) else json.dumps(tree)}
-
-    return leaves(recipe.model_dump(mode="json"), "")

@@ -1,7 +1,7 @@
 """READ THIS FIRST: one training run, from its first assignment to its last checkpoint.
 
 Every rank runs this same page. Features become calls here, not branches; what each noun is stands where it is made
-(train/build.py puts the run together).
+(train/run.py; train/build.py puts the run together).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from train.build import Run
+from train.run import Run
 from train.steps import learning_rate
 
 
@@ -20,14 +20,14 @@ class Outcome:
     step: int
     """Applied updates."""
     reason: str
-    """`finished` or `stopped`."""
+    """`finished`, or `stopped` to be resumed."""
 
 
 def train(run: Run) -> Outcome:
     """Drive `run` to its planned number of steps, or until some rank asks to stop.
 
     Raises:
-        RuntimeError: too many non-finite steps in a row, or a peer is lost.
+        RuntimeError: too many batches in a row that cannot be learned from, a peer is lost, or the last checkpoint was not saved.
     """
     for assignment in run.service.start():
         run.loader.submit(assignment)  # rendering begins before the first step
@@ -45,7 +45,7 @@ def train(run: Run) -> Outcome:
 
         stepped = time.perf_counter()
         run.report(result)  # travels with the next exchange
-        run.count(applied=result.applied)
+        run.count(result)
         done = time.perf_counter()
         run.recorder.step(
             curriculum_s=decided - clock + done - stepped,
@@ -62,8 +62,8 @@ def train(run: Run) -> Outcome:
         if run.due_to_save():
             run.save()
         if assignment.stop:  # the same message on every rank, so all stop after the same step
-            run.save()
-            return Outcome(step=run.step, reason="stopped")
+            break
 
     run.save()
-    return Outcome(step=run.step, reason="finished")
+    run.finish_saving()
+    return Outcome(step=run.step, reason="finished" if run.step >= run.recipe.train.steps else "stopped")

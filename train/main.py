@@ -74,26 +74,27 @@ def run_training(recipe: Recipe, flags: argparse.Namespace, make_exam: MakeExam 
     """Build, train, export, close; 0 when finished or stopped on request."""
     from medclm.engine import disconnect
     from train.build import build_run
+    from train.faults import explained
     from train.loop import train
 
     ds_tree = read_json(flags.deepspeed)
     set_threads()
     # DeepSpeed calls collectives by names that torch is about to retire: two lines of warning per rank, nothing to do here.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
-    run = build_run(recipe, ds_tree, ds_name=str(flags.deepspeed), resume=flags.resume == "auto", make_exam=make_exam)
-    run.catch_signals()
-    outcome = train(run)
-    export = run.export() if recipe.train.export else None
-    if run.ranks.is_main:
-        share = 100 * run.recorder.curriculum_share
-        print(
-            f"{outcome.reason} at step {outcome.step}: {run.folder}; curriculum, service and feedback took {share:.2f} % of the steps",
-            flush=True,
-        )
-        if export is not None:
-            print(f"model for transformers, evaluate.py and predict.py: {export}", flush=True)
-    run.close()
-    disconnect()
+    try:
+        run = build_run(recipe, ds_tree, ds_name=str(flags.deepspeed), resume=flags.resume == "auto", make_exam=make_exam)
+        run.stops.watch()
+        try:
+            outcome = train(run)
+            export = run.export() if recipe.train.export else None
+        except Exception as error:
+            run.close(failed=True)
+            raise explained(error, run) from error
+        if run.ranks.is_main:
+            run.tell(outcome.reason, export)
+        run.close()
+    finally:
+        disconnect()
     return 0
 
 

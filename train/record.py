@@ -108,6 +108,11 @@ class Recorder:
             self._bar.set_postfix_str(f"loss {values['train/loss']:.3f}")
         self._window = Window(tokens_before=self.service.totals.tokens, target_tokens_before=self.service.totals.target_tokens)
 
+    def say(self, text: str) -> None:
+        """A line above the progress bar."""
+        if self.tracker is not None:
+            tqdm.write(text)
+
     def note(self, step: int, values: dict[str, float]) -> None:
         """Write numbers that were taken apart from the steps."""
         if self.tracker is not None:

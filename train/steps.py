@@ -17,6 +17,7 @@ from medclm.draws import generator
 from medclm.engine import Engine
 from medclm.models.objective import Losses, TokenCounts, count_targets
 from medclm.types import Batch
+from train.spikes import SpikeGuard, Verdict, batch_sums
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,9 @@ class StepResult:
     sample_losses: torch.Tensor
     """(accumulation * micro,) float32 on the engine's device, in the order of this rank's slots."""
     applied: bool
-    """False when a gradient was not finite on some rank; nothing changed then."""
+    """False when the batch was dropped, or a gradient was not finite on some rank; nothing changed then."""
+    dropped: str | None
+    """Why the batch was dropped before its update; the same on every rank."""
     tokens: int
     """Real tokens this rank read, image tokens included."""
     target_tokens: int
@@ -34,25 +37,43 @@ class StepResult:
 
 
 class StagedStep:
-    """Accumulate the micro-batches of one global batch, then update."""
+    """Accumulate the micro-batches of one global batch, judge it, then update."""
 
     def __init__(self, engine: Engine, section: TrainSection, ranks: Ranks, seed: int) -> None:
         self.engine, self.section, self.ranks, self.seed = engine, section, ranks, seed
+        self.guard = SpikeGuard(section.spike_sigma)
 
     def __call__(self, batches: list[Batch], lr: float) -> StepResult:
         counts = self.global_counts(batches) if self.section.normalization == "token" else None
-        losses = [self._learn_from(batch, counts) for batch in batches]
+        losses = []
+        for batch in batches[:-1]:
+            losses.append(self._forward(batch, counts))
+            self.engine.backward(losses[-1])
+        losses.append(self._forward(batches[-1], counts))
+        sample_losses = torch.cat([loss.sample for loss in losses])
+        verdict = self.judge(sample_losses, torch.cat([batch.stages for batch in batches]))
+        self.engine.backward(losses[-1], drop=verdict.drop)
         return StepResult(
-            sample_losses=torch.cat([loss.sample for loss in losses]),
+            sample_losses=sample_losses,
             applied=self.engine.update(lr),
+            dropped=verdict.reason,
             tokens=sum(int(batch.attention_mask.sum()) for batch in batches),
             target_tokens=sum(sum(count_targets(batch)) for batch in batches),
         )
 
-    def _learn_from(self, batch: Batch, counts: TokenCounts | None) -> Losses:
-        """Forward and backward; what dropout leaves out is a draw like any other, named by where the micro-batch begins."""
+    def _forward(self, batch: Batch, counts: TokenCounts | None) -> Losses:
+        """What dropout leaves out is a draw like any other, named by where the micro-batch begins."""
         torch.manual_seed(int(generator(self.seed, "train.dropout", int(batch.positions[0])).integers(2**63)))
-        return self.engine.forward_backward(batch, counts)
+        return self.engine.forward(batch, counts)
+
+    def judge(self, sample_losses: torch.Tensor, stages: torch.Tensor) -> Verdict:
+        """Whether the global batch may be learned from; the same on every rank, before the last backward."""
+        sums = torch.from_numpy(batch_sums(sample_losses.detach().float().cpu().numpy(), stages.numpy()))
+        if self.ranks.world_size > 1:
+            on_device = sums.to(self.engine.device.name)
+            dist.all_reduce(on_device)
+            sums = on_device.cpu()
+        return self.guard.judge(sums.numpy())
 
     def global_counts(self, batches: list[Batch]) -> TokenCounts:
         """Target tokens of the whole global batch: token means need them before the first backward."""

@@ -136,7 +136,7 @@ def _patients(corpus: Corpus, split: str) -> set[str]:
 
 def _course(path: Path) -> dict[str, Any]:
     """Shares of the stages over the run, and the last losses by stage."""
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [line for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()) if "speed/step_s" in line]
     shares = {
         stage: round(sum(line.get(f"stage_share/{stage}", 0.0) for line in lines) / len(lines), 4)
         for stage in ("easy", "medium", "hard")

@@ -28,7 +28,6 @@ from safetensors.torch import load_file
 from eval.decoding import Decoding
 from eval.runner import Plan, evaluate_checkpoint
 from eval.summary import tracked
-from medclm.checkpoint import export_checkpoint, exported
 from medclm.config import TrackingSection, load_recipe
 from medclm.corpus.build import BuildOptions, build
 from medclm.corpus.ids import phantom_ids
@@ -38,6 +37,7 @@ from medclm.data.frame import ImageFrame
 from medclm.data.render import BEGINS, with_instruction
 from medclm.data.testing import write_small_corpus
 from medclm.engine import consolidated_state
+from medclm.exports import export_checkpoint, exported
 from medclm.generation import Request, generate
 from medclm.model_card import CARD, FACTS
 from medclm.models.asking import EXAMPLE_QUESTION, MAX_NEW_TOKENS

@@ -15,7 +15,7 @@ import psutil
 import pytest
 import torch
 
-from medclm.checkpoint import exported, newest, verify
+from medclm.checkpoint import newest, verify
 from medclm.config import load_recipe
 from medclm.curriculum.log import read_log, turns
 from medclm.curriculum.registry import make_policy
@@ -23,6 +23,7 @@ from medclm.data.shards import Corpus
 from medclm.data.stream import Stream
 from medclm.data.testing import write_small_corpus
 from medclm.engine import consolidated_state
+from medclm.exports import exported
 from tests.ranks import run_ranks
 from train.main import main
 
@@ -65,8 +66,11 @@ def weights(run_folder, step):
 
 
 def metrics(run_folder):
-    lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
-    return {line["step"]: line for line in lines}
+    """Step -> all that was noted under it."""
+    found = {}
+    for line in map(json.loads, (run_folder / "metrics.jsonl").read_text().splitlines()):
+        found[line["step"]] = found.get(line["step"], {}) | line
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +155,7 @@ def test_a_damaged_checkpoint_is_passed_over_by_name(undisturbed, tmp_path):
     shutil.copytree(undisturbed / "checkpoints", tmp_path / "checkpoints")
     broken = next((tmp_path / "checkpoints" / "step_000020" / "deepspeed").rglob("*.pt"))
     broken.write_bytes(broken.read_bytes()[:-1])
-    assert "differs from its manifest" in verify(tmp_path / "checkpoints" / "step_000020")
+    assert "its manifest says" in verify(tmp_path / "checkpoints" / "step_000020")
     found = newest(tmp_path / "checkpoints")
     assert found.folder.name == "step_000010"
     assert "step_000020" in found.refused[0]
@@ -219,12 +223,6 @@ def test_a_port_in_use_is_one_clear_message(corpus, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_another_number_of_ranks_is_refused_by_name(corpus, undisturbed, tmp_path):
-    shutil.copytree(undisturbed, tmp_path / "demo")
-    codes = run_ranks(1, start, flags(corpus, tmp_path, "--train.steps=20", "--resume=auto"), timeout_s=120)
-    assert codes == [2]
-
-
 def diverge(rank, arguments):
     try:
         return main(arguments)
@@ -241,7 +239,7 @@ def test_a_run_that_diverges_stops_and_says_what_to_turn(corpus, tmp_path):
         "--train.max_skipped_in_row=3",
     ]
     (answer,) = run_ranks(1, diverge, flags(corpus, tmp_path, *more), timeout_s=120)
-    assert "3 steps in a row had a gradient that is not finite" in answer
+    assert "3 steps in a row were skipped" in answer
     assert "train.lr" in answer
 
 

@@ -8,11 +8,12 @@ import torch
 from eval.decoding import Decoding
 from eval.in_loop import Exam
 from eval.model import open_checkpoint
-from medclm.checkpoint import exported, newest, verify
+from medclm.checkpoint import newest, verify
 from medclm.config import load_recipe
 from medclm.data.shards import Corpus
 from medclm.data.testing import write_small_corpus
 from medclm.engine import consolidated_state
+from medclm.exports import exported
 from tests.integration.test_training import flags, run, start
 from tests.ranks import run_ranks
 from train.main import main

@@ -68,7 +68,7 @@ def sharded_gradients(rank, world_size, corpus_folder, model_folder, ds_file, no
     step = StagedStep(engine, recipe.train, Ranks(rank, rank, world_size), recipe.run.seed)
     counts = step.global_counts(batches) if normalization == "token" else None
     for batch in batches:
-        engine.forward_backward(batch, counts)
+        engine.backward(engine.forward(batch, counts))
     found = {name: safe_get_full_grad(parameter) for name, parameter in network.named_parameters() if parameter.requires_grad}
     result = {name: gradient.clone().numpy() for name, gradient in found.items()} if rank == 0 else None
     assert engine.update(1e-3)

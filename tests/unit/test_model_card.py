@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from PIL import Image
 
-from medclm.checkpoint import add_evaluations
+from medclm.exports import add_evaluations
 from medclm.config import BoxTextSection, DataSection, Recipe
 from medclm.corpus.audit_patterns import find_patterns, patterns
 from medclm.corpus.build import BuildOptions, build
