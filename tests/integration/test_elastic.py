@@ -12,7 +12,13 @@ from medclm.data.testing import write_small_corpus
 from medclm.engine import consolidated_state
 from tests.integration.test_training import flags, run
 
-STEPS = ["--train.steps=8", "--train.checkpoint_every=4", "--train.log_every=4", "--train.shrink_micro_batch=true", "--train.export=false"]
+STEPS = [
+    "--train.steps=8",
+    "--train.checkpoint_every=4",
+    "--train.log_every=4",
+    "--train.shrink_micro_batch=true",
+    "--train.export=false",
+]
 LORA = ["--model.freeze_language_model=true", "--model.lora.rank=4", "--model.lora.dropout=0"]
 KINDS = {"full": [], "lora": LORA}
 
@@ -49,7 +55,9 @@ def goes_on(corpus, saved, folder, kind, before, after):
     assert whole.keys() == resumed.keys()
     assert whole
     for name in whole:
-        torch.testing.assert_close(resumed[name], whole[name], rtol=1e-3, atol=2e-5, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            resumed[name], whole[name], rtol=1e-3, atol=2e-5, msg=lambda text, name=name: f"{name}: {text}"
+        )
     logs = [read_log(path).rows for path in (saved, folder / "demo")]
     np.testing.assert_array_equal(logs[0]["stages"], logs[1]["stages"])
     np.testing.assert_allclose(*(log["losses"][:8].astype(float) for log in logs), rtol=5e-3)
@@ -66,7 +74,9 @@ def test_it_goes_on_with_another_number_of_ranks(corpus, saved, tmp_path, kind, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", sorted(KINDS))
-@pytest.mark.parametrize(("before", "after"), [(1, 2), (1, 3), (1, 4), (2, 1), (2, 3), (2, 4), (3, 1), (3, 2), (3, 4), (4, 1), (4, 2), (4, 3)])
+@pytest.mark.parametrize(
+    ("before", "after"), [(1, 2), (1, 3), (1, 4), (2, 1), (2, 3), (2, 4), (3, 1), (3, 2), (3, 4), (4, 1), (4, 2), (4, 3)]
+)
 def test_it_does_from_any_number_to_any_other(corpus, saved, tmp_path, kind, before, after):
     goes_on(corpus, saved(kind, before), tmp_path, kind, before, after)
 
