@@ -27,7 +27,10 @@ from medclm.corpus.pixels import read_picture
 from medclm.data.manifest import sha256_file
 
 _NAME = re.compile(r"(?P<split>[A-Za-z_]+?)(?:-\d+-of-\d+.*)?\.parquet$")
-_BATCH = 64
+MAX_TEXT = 1 << 20
+"""Characters of a question or an answer."""
+MAX_GROUP = 1 << 30
+"""Bytes of the pictures of a row group, which are held together."""
 _KEPT_GROUPS = 2
 
 
@@ -56,14 +59,16 @@ def parquet_rows(file: Path, texts: Sequence[str]) -> Iterator[tuple[int, dict[s
     """(row from 1, its values under `texts`, digest of its picture, "" where it has none), in order.
 
     Raises:
-        ValueError: not a Parquet file, or a column is missing; names file and cure.
+        ValueError: not a Parquet file, a column is missing, or a text is too long; names file and cure.
     """
     with _named(file), pq.ParquetFile(file) as table:
         _check_columns(file, table, ["image", *texts])
         number = 0
-        for batch in table.iter_batches(batch_size=_BATCH, columns=["image", *texts]):
+        for batch in table.iter_batches(batch_size=1, columns=["image", *texts]):  # rows may repeat one value of any size
             for values in batch.to_pylist():
                 number += 1
+                if any(isinstance(values[name], str) and len(values[name]) > MAX_TEXT for name in texts):
+                    raise ValueError(f"{file}:{number}: a text of more than {MAX_TEXT} characters: correct it")
                 content = _content(values.pop("image"))
                 yield number, values, hashlib.sha256(content).hexdigest()[:16] if content else ""
 
@@ -145,8 +150,13 @@ class ParquetPictures:
     def _group(self, table: pq.ParquetFile, name: str, group: int) -> list[bytes]:
         """Pictures of a row group; neighbours are asked one after another, so the last ones are kept."""
         if (name, group) not in self._groups:
-            stored = table.read_row_group(group, columns=["image"]).column("image").to_pylist()
-            self._groups[name, group] = [_content(one) for one in stored]
+            found, held = [], 0
+            for batch in table.iter_batches(batch_size=1, row_groups=[group], columns=["image"]):
+                found.append(_content(batch.column(0)[0].as_py()))
+                held += len(found[-1])
+                if held > MAX_GROUP:
+                    raise ValueError(f"{name}: a row group of more than {MAX_GROUP} bytes of pictures: write smaller groups")
+            self._groups[name, group] = found
             while len(self._groups) > _KEPT_GROUPS:
                 self._groups.popitem(last=False)
         return self._groups[name, group]

@@ -100,7 +100,7 @@ def test_coco_missing_file_folder_and_wrong_encoding(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"nowhere: no such folder.*--image-root"):
         CocoSource(tmp_path / "absent.json", tmp_path / "nowhere", options())
     (tmp_path / "latin.json").write_bytes('{"images": "é"}'.encode("latin-1"))
-    with pytest.raises(ValueError, match="byte 12 is not UTF-8"):
+    with pytest.raises(ValueError, match="byte 12 is not utf-8"):
         CocoSource(tmp_path / "latin.json", tmp_path, options())
 
 

@@ -29,8 +29,8 @@ from medclm.corpus.dicom.isolated import decode_elsewhere
 
 SUFFIXES = (".dcm", ".dicom")
 """Endings of DICOM pictures, in lower case; most of them have none at all."""
-MAX_DATASET = 1 << 30
-"""Bytes that a deflated file may grow to."""
+MAX_DATASET = 1 << 28
+"""Bytes of one file that are held at once: what a deflated one grows to, all elements before the pixels, a coded frame."""
 
 _PREAMBLE = 128
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
@@ -39,6 +39,24 @@ _BARE_STARTS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
 _SAFE = ("pillow", "pydicom")
 """Decoders that end in an error on any broken frame; gdcm, the other one, may end the process."""
 _PIXELS = {(0x7FE0, 0x0010): "PixelData", (0x7FE0, 0x0008): "FloatPixelData", (0x7FE0, 0x0009): "DoubleFloatPixelData"}
+
+
+class _Bounded:
+    """A stream of which at most MAX_DATASET bytes are read: an element may claim any length, and holes in a file take no room on
+    the disk."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream, self._left = stream, MAX_DATASET
+        self.seek, self.tell = stream.seek, stream.tell
+
+    def read(self, size: int = -1) -> bytes:
+        """As of any stream; raises RejectedImage image_too_large."""
+        content = self._stream.read(min(size, self._left + 1) if size >= 0 else self._left + 1)
+        self._left -= len(content)
+        if self._left < 0:
+            detail = f"more than {MAX_DATASET} bytes before the pixels or in one frame: take out what is no picture"
+            raise RejectedImage("image_too_large", detail)
+        return content
 
 
 def looks_like_dicom(path: Path) -> bool:
@@ -94,7 +112,8 @@ def read_frame(path: Path, frame: int) -> np.ndarray:
             stored, _ = decoder.as_array(stream, index=frame, transfer_syntax_uid=syntax, **options)
             return np.asarray(stored)
         offsets = options.pop("extended_offsets", None)
-        code = get_frame(stream, frame, extended_offsets=offsets, number_of_frames=options["number_of_frames"])
+        frames = options["number_of_frames"]
+        code = get_frame(_Bounded(stream), frame, extended_offsets=offsets, number_of_frames=frames)
         _check_size(code, (int(header.Columns), int(header.Rows)))
         # the frame alone, so that its decoder never sees the others
         code, options["number_of_frames"] = _encapsulated(code), 1
@@ -142,7 +161,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 def _header(stream: BinaryIO) -> Dataset:
     """The header, its transfer syntax filled in where a file without meta header leaves it to be inferred; the stream then
     stands at the pixels."""
-    header = dcmread(stream, stop_before_pixels=True, force=True)
+    header = dcmread(_Bounded(stream), stop_before_pixels=True, force=True)
     if "SOPClassUID" not in header and not ("Rows" in header and "Columns" in header):
         raise RejectedImage("not_dicom", "its elements are not those of a DICOM object: convert it or leave it out")
     if not header.file_meta.get("TransferSyntaxUID"):
@@ -212,7 +231,7 @@ def _check_deflated(stream: BinaryIO) -> None:
     length = struct.unpack("<L", start[-4:])[0]  # of the meta header, stated in its first element
     stream.seek(_PREAMBLE + 16 + min(length, 1 << 20))
     inflater, grown = zlib.decompressobj(-zlib.MAX_WBITS), 0
-    pending = stream.read()
+    pending = _Bounded(stream).read()
     while pending and not inflater.eof:
         grown += len(inflater.decompress(pending, 1 << 24))
         pending = inflater.unconsumed_tail

@@ -22,6 +22,7 @@ from medclm.corpus.parts import write_part
 from medclm.corpus.rows import reject_row
 from medclm.corpus.sources.files import Folder
 from medclm.corpus.sources.lenient_json import read_json
+from medclm.corpus.sources.tables import read_text
 from medclm.corpus.splits import SplitRule
 from medclm.corpus.workfolder import PARTS
 from medclm.data.schema import SPLITS
@@ -82,13 +83,7 @@ class _Broken:
 
 
 def _lines(file: Path) -> list[Any]:
-    try:
-        text = file.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise ValueError(f"{file}: {error.strerror or error}: give an existing file") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file}: byte {error.start} is not UTF-8: save the file as UTF-8") from error
-    return [_line(line) for line in text.split("\n") if line.strip()]
+    return [_line(line) for line in read_text(file, "JSON Lines").split("\n") if line.strip()]
 
 
 def _line(line: str) -> Any:

@@ -10,6 +10,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from medclm.corpus.sources.tables import read_text
+
 _STRING = r'"(?:\\.|[^"\\\n])*+"'
 _COMMENT = re.compile(rf"{_STRING}|//[^\n]*|\#[^\n]*|/\*.*?\*/", re.DOTALL)
 _COMMA = re.compile(rf"{_STRING}|,(?=\s*[\]}}])")
@@ -19,14 +21,9 @@ def read_json(path: Path) -> Any:
     """The value in a JSON file; `//`, `#` and `/* */` comments and trailing commas are accepted, NaN and Infinity too.
 
     Raises:
-        ValueError: missing, not UTF-8 or not JSON; names file, line and column, and the cure.
+        ValueError: missing, too large, no text or not JSON; names file, line and column, and the cure.
     """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror or error}: give an existing JSON file") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: byte {error.start} is not UTF-8: save the file as UTF-8 JSON") from error
+    text = read_text(path, "JSON")
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

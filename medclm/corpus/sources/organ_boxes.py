@@ -26,6 +26,7 @@ from medclm.corpus.box_masks import box_mask
 from medclm.corpus.contract import RejectedImage
 from medclm.corpus.sources.classes import organ_name
 from medclm.corpus.sources.files import loosely
+from medclm.corpus.sources.tables import read_text
 from medclm.types import Box
 
 MIN_INSIDE = 0.5
@@ -106,7 +107,7 @@ _AMBIGUOUS = (-1, -1)
 @functools.lru_cache(maxsize=64)
 def _read(path: Path) -> _Table:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
         if path.suffix.casefold() == ".json":
             return _from_json(json.loads(text))
         if path.suffix.casefold() in (".csv", ".tsv"):

@@ -18,6 +18,10 @@ from pathlib import Path
 
 MAX_BYTES = 2**30
 """Largest text that is read; compressed files count unpacked."""
+_MOST_PACKED, _ALWAYS_UNPACKED = 100, 1 << 24
+"""A packed text may grow to so many times its size, and to so many bytes whatever its size: tables shrink thirtyfold at best, zeros
+a thousandfold."""
+_CHUNK = 1 << 20
 
 _DELIMITERS = ",;\t|"
 _BLANK = frozenset({"", "nan", "null"})
@@ -70,29 +74,41 @@ class Table:
         return found
 
 
-def read_text(file: Path, what: str = "text") -> str:
+def read_text(file: Path, what: str = "text", *, most: int = MAX_BYTES) -> str:
     """The text of a UTF-8 file (or UTF-16 with its mark), unpacked where the name ends in .gz.
 
     Raises:
-        ValueError: missing, unreadable, too large, or not text in that encoding.
+        ValueError: missing, unreadable, more than `most` bytes, or not text in that encoding.
     """
     try:
-        if file.suffix.lower() == ".gz":
-            with gzip.open(file) as packed:
-                content = packed.read(MAX_BYTES + 1)
-        else:
-            with file.open("rb") as stream:
-                content = stream.read(MAX_BYTES + 1)
+        content = _unpacked(file, most) if file.suffix.lower() == ".gz" else _content(file, most)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{file}: not a whole gzip file: fetch it again") from error
     except OSError as error:
         raise ValueError(f"{file}: {error.strerror or error}: give an existing {what} file") from error
-    if len(content) > MAX_BYTES:
-        raise ValueError(f"{file}: more than {MAX_BYTES} bytes of text: split it")
     try:
         return content.decode("utf-16" if content.startswith(_UTF16) else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{file}: byte {error.start} is not {error.encoding}: save the file as UTF-8") from error
+
+
+def _content(file: Path, most: int) -> bytes:
+    if file.stat().st_size > most:  # before a byte is read: a file with holes takes no room on the disk
+        raise ValueError(f"{file}: more than {most} bytes of text: split it")
+    return file.read_bytes()
+
+
+def _unpacked(file: Path, most: int) -> bytes:
+    """What a gzip file holds; counted before any of it is kept."""
+    most = min(most, max(_ALWAYS_UNPACKED, _MOST_PACKED * file.stat().st_size))
+    grown = 0
+    with gzip.open(file) as packed:
+        while chunk := packed.read(_CHUNK):
+            grown += len(chunk)
+            if grown > most:
+                raise ValueError(f"{file}: it unpacks to more than {most} bytes of text: split it, or give it unpacked")
+    with gzip.open(file) as packed:
+        return packed.read()
 
 
 def read_table(

@@ -14,7 +14,6 @@ from pathlib import Path
 from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import parse
 
 from medclm.corpus.contract import RejectedImage
 from medclm.corpus.sources.detection import (
@@ -28,6 +27,7 @@ from medclm.corpus.sources.detection import (
 )
 from medclm.corpus.sources.files import loosely, safe_parts
 from medclm.corpus.sources.options import SourceOptions
+from medclm.corpus.sources.xml_file import XmlTooLarge, parse_xml
 from medclm.types import Box
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".jp2", ".avif", ".ppm", ".pgm")
@@ -68,7 +68,7 @@ class VocSource(PictureSource):
         """The picture at `index` of the sorted file names.
 
         Raises:
-            RejectedImage: no_annotation_file, xml_forbidden (entities or a document type), xml_unreadable or
+            RejectedImage: no_annotation_file, xml_forbidden (entities or a document type), xml_too_large, xml_unreadable or
                 image_name_ambiguous.
         """
         root = self._root(index)
@@ -141,7 +141,9 @@ def _by_file_name(item: _Item, pictures: dict[str, list[Path]]) -> _Item:
 
 def _parse(path: Path) -> Element:
     try:
-        root = parse(path, forbid_dtd=True).getroot()
+        root = parse_xml(path)
+    except XmlTooLarge as error:
+        raise RejectedImage("xml_too_large", str(error)) from error
     except DefusedXmlException as error:
         detail = f"{type(error).__name__}: annotation files need no entities or document type: remove them"
         raise RejectedImage("xml_forbidden", detail) from error

@@ -1,4 +1,4 @@
-"""XML files read as a whole, safely: no entities, no document types. Must not know any format."""
+"""XML files read as a whole, safely: no entities, no document types, no more tags than fit. Must not know any format."""
 
 from __future__ import annotations
 
@@ -8,16 +8,44 @@ from xml.etree.ElementTree import Element, ParseError
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import parse
 
+MAX_BYTES = 1 << 29
+MAX_TAGS = 5_000_000
+"""Three letters of a file may be an element of a hundred bytes and more in memory."""
+_CHUNK = 1 << 20
+
+
+class XmlTooLarge(ValueError):
+    """A file that would fill the memory; names no file."""
+
+
+def parse_xml(file: Path) -> Element | None:
+    """The outermost element.
+
+    Raises:
+        XmlTooLarge, DefusedXmlException (entities or a document type), ParseError, OSError; ValueError or LookupError for an
+        unknown or wrong encoding.
+    """
+    if file.stat().st_size > MAX_BYTES:
+        raise XmlTooLarge(f"more than {MAX_BYTES} bytes: split it")
+    with file.open("rb") as stream:
+        if sum(chunk.count(b"<") for chunk in iter(lambda: stream.read(_CHUNK), b"")) > MAX_TAGS:
+            raise XmlTooLarge(f"more than {MAX_TAGS} tags: split it")
+        stream.seek(0)
+        found: Element | None = parse(stream, forbid_dtd=True).getroot()
+    return found
+
 
 def read_xml(file: Path, tag: str) -> Element:
     """The outermost element of a file, which must be <`tag`>.
 
     Raises:
-        ValueError: missing, not well-formed, with entities or a document type, or with another outermost element; names file,
-            line and cure.
+        ValueError: missing, too large, not well-formed, with entities or a document type, or with another outermost element;
+            names file, line and cure.
     """
     try:
-        root = parse(file, forbid_dtd=True).getroot()
+        root = parse_xml(file)
+    except XmlTooLarge as error:
+        raise ValueError(f"{file}: {error}") from error
     except DefusedXmlException as error:
         raise ValueError(
             f"{file}: {type(error).__name__}: annotations need no entities or document type: remove them"

@@ -11,6 +11,8 @@ from medclm.corpus.sources.tables import read_text
 
 BESIDE = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt", "obj.names")
 """Names of such files, where they lie beside the labels or above them."""
+_LONGEST = 1 << 20
+"""Bytes of YAML, which is parsed slowly."""
 
 
 def read_names_file(file: Path) -> dict[int, str]:
@@ -42,7 +44,7 @@ def _from_lines(file: Path) -> dict[int, str]:
 def _from_yaml(file: Path) -> dict[int, str]:
     """`names` as a list or as number: name; every scalar is taken as text, so that a class named `no` stays one."""
     try:
-        tree: Any = yaml.load(read_text(file, "YAML"), Loader=yaml.BaseLoader)  # plain text only: it makes no objects
+        tree: Any = yaml.load(read_text(file, "YAML", most=_LONGEST), Loader=yaml.BaseLoader)  # plain text: it makes no objects
     except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark is not None else ""
