@@ -26,6 +26,7 @@ from medclm.curriculum.registry import make_policy
 from medclm.curriculum.service import CurriculumService
 from medclm.data.loader import Loader
 from medclm.data.manifest import write_json
+from medclm.data.quarantine import QUARANTINE, Quarantine
 from medclm.data.render import Renderer
 from medclm.data.shards import Corpus
 from medclm.data.stream import Stream
@@ -103,6 +104,7 @@ def build_run(recipe: Recipe, ds_tree: dict[str, Any], *, ds_name: str, resume: 
         rank=ranks.rank,
         world_size=ranks.world_size,
         workers=recipe.data.workers,
+        quarantine=Quarantine(renderer, stream, folder / QUARANTINE) if recipe.data.on_bad_record == "quarantine" else None,
     )
     first_step = found.run_state["step"] if found else 0
     recorder = Recorder(
@@ -257,6 +259,7 @@ def _service(recipe: Recipe, plan: BatchPlan, stream: Stream, corpus: Corpus, ra
         total_steps=recipe.train.steps,
         seed=recipe.run.seed,
         log=AssignmentLog(folder, header) if ranks.is_main else None,
+        quarantine_limit=recipe.data.quarantine_limit,
     )
 
 

@@ -133,6 +133,7 @@ class Recorder:
             "speed/curriculum_share": window.curriculum_s / max(window.step_s, 1e-9),
             "memory/peak_bytes": float(service.totals.peak_memory),
             "curriculum/fallbacks": float(service.fallbacks),
+            "data/replaced": float(service.replaced),
         }
         if samples:
             values["train/loss"] = float(window.loss.sum() / samples)

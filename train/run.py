@@ -118,6 +118,7 @@ class Run:
                 tokens=result.tokens,
                 target_tokens=result.target_tokens,
                 peak_memory=self.peak_memory(),
+                replaced=self.loader.replaced,
             )
         )
 

@@ -37,6 +37,8 @@ class Standing:
     fallbacks: int = 0
     """Samples so far whose record did not offer the wanted stage."""
     totals: Totals = Totals()
+    replaced: int = 0
+    """Samples so far in place of a record that could not be rendered."""
     stop: bool = False
     """Some rank has asked to stop."""
 
@@ -56,8 +58,16 @@ class Work:
     """Fraction of the run, 0..1, at that decision."""
 
 
+LEAST_REPLACED = 10
+"""So many replaced samples are never too many: early in a run a few are a large part of what was read."""
+
+
 class Decider:
-    """Turns reports into decisions."""
+    """Turns reports into decisions.
+
+    Args:
+        quarantine_limit: the largest part of all samples read that may be replaced ones.
+    """
 
     def __init__(
         self,
@@ -69,8 +79,10 @@ class Decider:
         micro_batch_size: int,
         total_steps: int,
         seed: int,
+        quarantine_limit: float = 1.0,
     ) -> None:
         self.policy, self.describe, self.total_steps, self.seed = policy, describe, total_steps, seed
+        self.quarantine_limit = quarantine_limit
         # Rank r reads what rank 0 reads, r micro-batches later.
         first_n = rank_slots(global_batch_size, micro_batch_size, 0, world_size).ravel()
         self.slots_Rn = first_n + micro_batch_size * np.arange(world_size)[:, None]
@@ -86,7 +98,8 @@ class Decider:
             wanted: the batch to decide; None only takes note of the reports.
 
         Raises:
-            RuntimeError: a report of another version, batch or checksum, or missing where others have one.
+            RuntimeError: a report of another version, batch or checksum, or missing where others have one; or too many samples
+                were replaced.
         """
         standing, observation = self.digest(standing, reports, reported)
         answer = np.zeros(1, self._answer_kind)
@@ -126,12 +139,22 @@ class Decider:
         domains_G, stages_G = self.describe(batch_index).domains, self.decided.pop(batch_index)
         observation = Observation(batch_index, progress, domains_G, stages_G, losses_G)
         state = self.policy.observe(standing.state, observation) if applied else standing.state
-        tokens_R, target_tokens_R, peak_R = rows_R["numbers"].T
+        tokens_R, target_tokens_R, peak_R, replaced_R = rows_R["numbers"].T
         total = standing.totals
         totals = Totals(
             tokens=total.tokens + int(tokens_R.sum()),
             target_tokens=total.target_tokens + int(target_tokens_R.sum()),
             peak_memory=max(total.peak_memory, int(peak_R.max())),
         )
+        replaced = standing.replaced + int(replaced_R.sum())
+        self._limit(replaced, (batch_index + 1) * losses_G.size)
         steps, stop = standing.applied_steps + applied, standing.stop or bool(flags & STOP)
-        return replace(standing, state=state, applied_steps=steps, totals=totals, stop=stop), observation
+        standing = replace(standing, state=state, applied_steps=steps, totals=totals, replaced=replaced, stop=stop)
+        return standing, observation
+
+    def _limit(self, replaced: int, read_so_far: int) -> None:
+        if replaced > max(LEAST_REPLACED, self.quarantine_limit * read_so_far):
+            raise RuntimeError(
+                f"{replaced} of {read_so_far} samples are of records that could not be rendered, more than "
+                f"data.quarantine_limit={self.quarantine_limit:g}: mend the corpus (quarantine.jsonl in the run folder lists them)"
+            )

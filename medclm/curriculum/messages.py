@@ -11,7 +11,7 @@ import functools
 
 import numpy as np
 
-VERSION = 2
+VERSION = 3
 STOP, SKIPPED, EMPTY, ERROR = 1, 2, 4, 8
 """Flags: a stop is wanted; the step was skipped; the report holds no losses; the answer holds a reason instead of stages."""
 
@@ -39,8 +39,8 @@ GREETING = _kind(("numbers", "<i8", (8,)), ("policy", "S64"), ("reason", "S512")
 
 
 def report_kind(samples: int) -> np.dtype[np.void]:
-    """A rank's word after a batch: float16 losses of its `samples`; tokens, target tokens and peak memory as numbers."""
-    return _kind(("numbers", "<i8", (3,)), ("losses", "<f2", (samples,)))
+    """A rank's word after a batch: float16 losses of its `samples`; tokens, target tokens, peak memory and replaced samples as numbers."""
+    return _kind(("numbers", "<i8", (4,)), ("losses", "<f2", (samples,)))
 
 
 def answer_kind(global_batch_size: int) -> np.dtype[np.void]:

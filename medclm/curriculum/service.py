@@ -64,6 +64,8 @@ class Report:
     """Supervised ones among them."""
     peak_memory: int = 0
     """Bytes, the most this rank has held so far."""
+    replaced: int = 0
+    """Samples of this rank in place of a record that could not be rendered."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,12 @@ class CurriculumService:
         total_steps: int,
         seed: int,
         log: AssignmentLog | None = None,
+        quarantine_limit: float = 1.0,
     ) -> None:
-        """`log` is rank 0's; `describe` says what a global batch consists of (data/stream.py)."""
+        """`log` is rank 0's; `describe` says what a global batch consists of (data/stream.py).
+
+        `quarantine_limit`: the largest part of all samples read that may stand in for others.
+        """
         self.policy, self.ranks, self.plane, self.log = policy, ranks, plane, log
         self.global_batch_size, self.micro_batch_size, self.lookahead = global_batch_size, micro_batch_size, lookahead
         self.total_steps, self.seed = total_steps, seed
@@ -111,6 +117,7 @@ class CurriculumService:
                 micro_batch_size=micro_batch_size,
                 total_steps=total_steps,
                 seed=seed,
+                quarantine_limit=quarantine_limit,
             )
         self._report_kind = report_kind(global_batch_size // ranks.world_size)
         self._answer_kind = answer_kind(global_batch_size)
@@ -139,6 +146,11 @@ class CurriculumService:
     def fallbacks(self) -> int:
         """Samples so far whose record did not offer the wanted stage, on rank 0."""
         return self._standing.fallbacks
+
+    @property
+    def replaced(self) -> int:
+        """Samples so far in place of a record that could not be rendered, on rank 0."""
+        return self._standing.replaced
 
     @property
     def totals(self) -> Totals:
@@ -287,7 +299,7 @@ class CurriculumService:
             copied.synchronize()
         row["batch_index"] = report.batch_index
         row["flags"] = (STOP if report.stop_wanted else 0) | (0 if report.applied else SKIPPED)
-        row["numbers"] = report.tokens, report.target_tokens, report.peak_memory
+        row["numbers"] = report.tokens, report.target_tokens, report.peak_memory, report.replaced
         # Clamped to what float16 holds: an infinite loss would stay in the moving averages for ever.
         row["losses"] = report.losses.float().clamp(max=LARGEST_LOSS).numpy().astype("<f2")
         return seal(row)
@@ -321,6 +333,7 @@ class CurriculumService:
             "next_batch": self.next_batch,
             "applied_steps": self.applied_steps,
             "fallbacks": self.fallbacks,
+            "replaced": self.replaced,
             "in_flight": [assignment.stages.tolist() for assignment in self._in_flight],
         }
 
@@ -341,6 +354,7 @@ class CurriculumService:
             state=self.policy.from_json(state["policy_state"]),
             applied_steps=int(state["applied_steps"]),
             fallbacks=int(state["fallbacks"]),
+            replaced=int(state["replaced"]),
         )
         self._in_flight = deque(
             Assignment(self.next_batch + ahead, np.asarray(stages, dtype=np.uint8), stop=False)

@@ -1,8 +1,9 @@
 """This rank's share of each global batch, rendered ahead by a few threads and collated to micro-batches.
 
 Work begins when an assignment is submitted and is handed over when it is taken; only what was submitted is held. A sample
-depends on its row, position and stage alone, so the bytes are the same for any number of threads. Knows nothing of policies,
-devices or the model's network.
+depends on its row, position and stage alone, so the bytes are the same for any number of threads. A record that cannot be
+rendered ends the run, or another one takes its place (medclm/data/quarantine.py). Knows nothing of policies, devices or the
+model's network.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 
 from medclm.data.order import global_batch, rank_slots
+from medclm.data.quarantine import Quarantine, Replaced
 from medclm.data.render import Renderer
 from medclm.data.stream import Stream
 from medclm.types import Assignment, Batch, EncodedSample, Sample, Segment, Stage
@@ -52,6 +54,7 @@ class Loader:
 
     Args:
         workers: threads that render ahead; 0 renders within `take`.
+        quarantine: renders what takes the place of a record that cannot be rendered; None: that is an error.
 
     Raises:
         ValueError: the accumulation would not be whole (see `rank_slots`).
@@ -67,12 +70,15 @@ class Loader:
         rank: int,
         world_size: int,
         workers: int,
+        quarantine: Quarantine | None = None,
     ) -> None:
-        self._renderer, self._stream = renderer, stream
+        self._renderer, self._stream, self._quarantine = renderer, stream, quarantine
+        self.replaced = 0
+        """Samples of the batch that was taken last whose record could not be rendered."""
         self._global_batch_size = global_batch_size
         self._slots_Am = rank_slots(global_batch_size, micro_batch_size, rank, world_size)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="render") if workers else None
-        self._pending: dict[int, list[Callable[[], Rendered]]] = {}
+        self._pending: dict[int, list[Callable[[], tuple[Rendered, Replaced | None]]]] = {}
 
     def submit(self, assignment: Assignment) -> None:
         """Begin to render this rank's share of a global batch.
@@ -99,12 +105,16 @@ class Loader:
         """The micro-batches of a submitted batch, in order of accumulation; waits for what is still being rendered.
 
         Raises:
-            ValueError, RuntimeError: a sample could not be rendered; names its record.
+            ValueError, RuntimeError: a sample could not be rendered, nor replaced; names its record.
             RuntimeError: the batch was not submitted.
         """
         if batch_index not in self._pending:
             raise RuntimeError(f"batch {batch_index} was taken without being submitted; submitted: {sorted(self._pending)}")
-        samples = [result() for result in self._pending.pop(batch_index)]
+        results = [result() for result in self._pending.pop(batch_index)]
+        samples, replaced = [rendered for rendered, _ in results], [one for _, one in results if one is not None]
+        self.replaced = len(replaced)
+        if self._quarantine is not None:
+            self._quarantine.note(replaced)
         micro = self._slots_Am.shape[1]
         pad_id = self._renderer.processor.pad_id
         return [collate(samples[first : first + micro], pad_id) for first in range(0, len(samples), micro)]
@@ -114,14 +124,17 @@ class Loader:
         self._pending.clear()
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
+        if self._quarantine is not None:
+            self._quarantine.close()
 
-    def _begin(self, record_row: int, position: int, stage: Stage) -> Callable[[], Rendered]:
+    def _begin(self, record_row: int, position: int, stage: Stage) -> Callable[[], tuple[Rendered, Replaced | None]]:
         """Start (or, without threads, plan) one sample; call the result to get it."""
         if self._pool is None:
             return lambda: self._render(record_row, position, stage)
-        future: Future[Rendered] = self._pool.submit(self._render, record_row, position, stage)
+        future: Future[tuple[Rendered, Replaced | None]] = self._pool.submit(self._render, record_row, position, stage)
         return future.result
 
-    def _render(self, record_row: int, position: int, stage: Stage) -> Rendered:
-        sample = self._renderer.sample(record_row, position, stage)
-        return sample, self._renderer.encode(sample)
+    def _render(self, record_row: int, position: int, stage: Stage) -> tuple[Rendered, Replaced | None]:
+        if self._quarantine is not None:
+            return self._quarantine.render(record_row, position, stage)
+        return self._renderer.render(record_row, position, stage), None

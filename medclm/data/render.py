@@ -20,6 +20,7 @@ from medclm.config import BoxTextSection, DataSection
 from medclm.curriculum.stages import STAGE_RULES, StageRule
 from medclm.data.draw import Style, draw_prompt, style_for
 from medclm.data.frame import ImageFrame
+from medclm.data.mapped import CorpusChanged, ShardLost
 from medclm.data.shards import Corpus
 from medclm.models.protocol import Processor
 from medclm.types import Box, EncodedSample, Sample, Segment, Stage
@@ -94,6 +95,11 @@ class Renderer:
         frame = ImageFrame(*image.size, side=self.processor.image_size, fit=self.data.fit)
         return frame.place(image), frame
 
+    def render(self, record_row: int, position: int, stage: Stage) -> tuple[Sample, EncodedSample]:
+        """A record at a stage, and the same as arrays: `sample`, then `encode`."""
+        sample = self.sample(record_row, position, stage)
+        return sample, self.encode(sample)
+
     def sample(self, record_row: int, position: int, stage: Stage) -> Sample:
         """A record at a stage.
 
@@ -102,7 +108,9 @@ class Renderer:
             position: global position; decides the visual prompt.
 
         Raises:
-            ValueError: the record does not offer the stage, or its texts and boxes do not fit together; names the record.
+            ValueError: the record does not offer the stage, its texts and boxes do not fit together, or its picture does not
+                decode; names the record.
+            ShardLost, CorpusChanged: a file is not what it was when the corpus was opened; names the record.
         """
         record = self.corpus.row("records", record_row, _columns(STAGE_RULES[stage]))
         with _named(record["record_id"]):
@@ -212,5 +220,7 @@ def _named(record_id: str) -> Iterator[None]:
         yield
     except ValueError as error:
         raise ValueError(f"record {record_id}: {error}") from error
+    except (ShardLost, CorpusChanged) as error:
+        raise type(error)(f"record {record_id}: {error}") from error
     except Exception as error:
         raise RuntimeError(f"record {record_id}: {type(error).__name__}: {error}") from error

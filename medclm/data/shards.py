@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from medclm.data.manifest import read_manifest, sha256_file
 from medclm.data.mapped import RESTORE, MappedFile
@@ -169,7 +169,10 @@ class Corpus:
             raise
         except Exception as error:  # decoders meet damaged bytes with errors of any kind
             path = self._locate("images", image_row)[0].path
-            raise ValueError(f"{path}: images row {image_row} does not decode ({error}): {RESTORE}") from error
+            why = (
+                "of no known format" if isinstance(error, UnidentifiedImageError) else error
+            )  # whose own words name an address
+            raise ValueError(f"{path}: images row {image_row} does not decode ({why}): {RESTORE}") from error
 
     def image_bytes(self, image_row: int) -> bytes:
         """The encoded bytes of an image row, as stored.

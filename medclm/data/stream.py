@@ -123,7 +123,10 @@ class Stream:
         return self._described(batch_index, global_batch_size)
 
     def _read_batch(self, batch_index: int, global_batch_size: int) -> StreamBatch:
-        positions = global_batch(batch_index, global_batch_size)
+        return self.look(global_batch(batch_index, global_batch_size))
+
+    def look(self, positions: np.ndarray) -> StreamBatch:
+        """What lies at global positions (n,) int64; read anew each time."""
         rows = self.record_rows(positions)
         columns = ["hard_annotation_row", "domain", *(f"question_{stage.key}" for stage in Stage)]
         partner, domain, *questions = self.corpus.take("records", rows, columns)

@@ -94,14 +94,14 @@ FAULTS = [
     ),
     Fault("no report", 2, "rank 2 sent no losses of batch 3 and rank 0 did: every rank must call report() once a batch"),
     Fault("damaged report", 2, "rank 0: message with checksum"),
-    Fault("report of another version", 1, "rank 0: message of version 7 from rank 1, expected 2 for batch"),
+    Fault("report of another version", 1, "rank 0: message of version 7 from rank 1, expected 3 for batch"),
     Fault("damaged stages", 1, "rank 1 could not read the stages of batch", itself="rank 1: message with checksum"),
     Fault("stages of another batch", 2, "rank 2 could not read the stages of batch", itself="rank 2: message about batch 99"),
     Fault(
         "another version",
         1,
-        "rank 0: message of version 3 from rank 1, expected 2",
-        "message of version 2 from rank 0, expected 3",
+        "rank 0: message of version 4 from rank 1, expected 3",
+        "message of version 3 from rank 0, expected 4",
         True,
     ),
     Fault("another global batch", 2, "rank 2 has train.global_batch_size=48, rank 0 has 24: start every rank", before=True),
@@ -143,8 +143,8 @@ def endure(ranks, fault, lookahead):
     began, went_well = time.monotonic(), 0
     with contextlib.ExitStack() as later:
         if here and name == "another version":
-            messages.VERSION = 3
-            later.callback(setattr, messages, "VERSION", 2)
+            later.callback(setattr, messages, "VERSION", messages.VERSION)
+            messages.VERSION += 1
         try:
             known = {assignment.batch_index: assignment for assignment in service.start()}
             for batch_index in range(12):
@@ -235,7 +235,7 @@ def test_a_rank_that_hangs_or_is_gone_ends_the_others_within_the_timeout(what, w
 
 def test_any_changed_byte_of_a_message_is_found():
     row = np.zeros(1, report_kind(5))
-    row["batch_index"], row["losses"], row["numbers"] = 7, [1, 2, 3, 4, 5], [6, 7, 8]
+    row["batch_index"], row["losses"], row["numbers"] = 7, [1, 2, 3, 4, 5], [6, 7, 8, 9]
     data = seal(row)
     assert read(data[None], report_kind(5), batch_index=7, receiver=1)["losses"][0].tolist() == [1, 2, 3, 4, 5]
     for place in range(len(data)):
