@@ -237,9 +237,17 @@ class Engine:
         Raises:
             RuntimeError: nothing could be loaded.
         """
+        ours = [{key: value for key, value in group.items() if key != "params"} for group in self._optimizer.param_groups]
         path, _ = self._engine.load_checkpoint(str(folder), tag=_TAG, load_module_strict=not exclude_frozen)
         if path is None:
             raise RuntimeError(f"{folder}: DeepSpeed found no state to load")
+        # From universal files (deepspeed 0.19, _load_universal_checkpoint of stage3.py) every group gets the first one's weight decay,
+        # and all parameters share one step tensor, which AdamW then counts up once for each of them.
+        for group, own in zip(self._optimizer.param_groups, ours, strict=True):
+            group.update(own)
+        for state in self._optimizer.state.values():
+            if isinstance(state.get("step"), torch.Tensor):
+                state["step"] = state["step"].clone()
         # ZeRO's step counter is not ours, but the accumulation counter must start at a boundary.
         self._engine.micro_steps = 0
 
