@@ -133,7 +133,11 @@ class VipLlavaFamily:
 
         base = base_of(folder)
         check_agreement(processor, read_config(base), base)
-        adapted = PeftModel.from_pretrained(open_weights(base, dtype, attention), str(folder))
+        if not (folder / "adapter_model.safetensors").is_file():
+            raise ValueError(
+                f"{folder}: no adapter_model.safetensors: pickled adapters are not opened, save them as safetensors"
+            )
+        adapted = PeftModel.from_pretrained(open_weights(base, dtype, attention), str(folder), use_safetensors=True)
         return adapted.get_base_model().eval(), processor  # not merged: in bf16 that would round what was trained
 
 
@@ -194,6 +198,7 @@ def open_weights(path: str | Path, dtype: torch.dtype, attention: str) -> Any:
             attn_implementation=attention,
             local_files_only=is_local(path),
             trust_remote_code=False,
+            use_safetensors=True,  # the other weights are pickles, which may run any program
             output_loading_info=True,
         )
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:

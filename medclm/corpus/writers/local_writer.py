@@ -99,11 +99,14 @@ class _Engine:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
-            self._network = AutoModelForCausalLM.from_pretrained(model, dtype="auto").to(device).eval()
+            self._tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left", trust_remote_code=False)
+            network = AutoModelForCausalLM.from_pretrained(
+                model, dtype="auto", trust_remote_code=False, use_safetensors=True
+            )  # neither the model's own code nor pickles are run
+            self._network = network.to(device).eval()
         except (OSError, ValueError) as error:
             raise ValueError(
-                f"--model: transformers cannot load it as a causal language model ({type(error).__name__})"
+                f"--model: transformers cannot load it as a causal language model with safetensors ({type(error).__name__})"
             ) from error
         if self._tokenizer.chat_template is None:
             raise ValueError("--model: its tokenizer has no chat template: use an instruction-tuned model")
