@@ -24,6 +24,7 @@ from medclm.config import ConfigError, Recipe, recipe_yaml
 from medclm.curriculum.log import AssignmentLog
 from medclm.curriculum.registry import make_policy
 from medclm.curriculum.service import CurriculumService
+from medclm.data.cache import cached
 from medclm.data.loader import Loader
 from medclm.data.manifest import write_json
 from medclm.data.quarantine import QUARANTINE, Quarantine
@@ -77,7 +78,10 @@ def build_run(recipe: Recipe, ds_tree: dict[str, Any], *, ds_name: str, resume: 
     if ranks.is_main:
         (folder / "recipe.yaml").write_text(recipe_yaml(recipe), encoding="utf-8")
 
-    corpus = Corpus(plane.main_first(lambda: corpus_folder(recipe), what="the corpus"))
+    source = plane.main_first(lambda: corpus_folder(recipe), what="the corpus")
+    if recipe.data.cache is not None:
+        source = cached(source, recipe.data.cache, timeout_s=recipe.engine.timeout_s)
+    corpus = Corpus(source)
     if recipe.data.verify:
         plane.from_main(corpus.verify, what="the check of the corpus (data.verify)")
     processor = plane.main_first(lambda: _processor(recipe, corpus, folder), what="the processor")
