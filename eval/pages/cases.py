@@ -197,6 +197,13 @@ def read_cases(folder: Path) -> list[Case]:
     return found
 
 
+def _file_name(name: Any) -> str | None:
+    """The name of a kept picture; a path would lead out of its folder."""
+    if name is not None and (not isinstance(name, str) or Path(name).name != name):
+        raise TypeError(f"picture {name!r} is no file name")
+    return name
+
+
 def _case(line: Mapping[str, Any]) -> Case:
     truth, parsed = line["truth"], line["parsed"]
     return Case(
@@ -221,7 +228,7 @@ def _case(line: Mapping[str, Any]) -> Case:
         outcome=line["outcome"],
         grade=line["grade"],
         chosen=tuple(line.get("chosen", ())),
-        picture=line.get("picture"),
+        picture=_file_name(line.get("picture")),
     )
 
 
