@@ -1,4 +1,4 @@
-"""Compare: MLflow runs, two evaluations, a run's curriculum with its log, or policies on a simulated learner.
+"""Compare: MLflow runs, two evaluations, a run's curriculum with its log, its numbers with the store, or simulated policies.
 
 runs of an MLflow experiment side by side:
   python launch/compare.py --experiment medclm
@@ -15,6 +15,9 @@ why did this sample get its stage?
   python launch/compare.py --replay runs/demo --step 412 --why RECORD_ID   that decision: averages, chances, draw, fallback
   python launch/compare.py --replay runs/demo --why 19783                  the same by global position
   python launch/compare.py --replay runs/demo --step 412                   the whole batch after 412 updates
+store what the tracking store has not got of a run's metrics.jsonl and files, as after it was down:
+  python launch/compare.py --sync runs/demo
+  python launch/compare.py --sync runs/demo --tracking-uri http://127.0.0.1:5000
 try policies without training; recipe flags such as --train.steps and --curriculum.* set their numbers:
   python launch/compare.py --simulate medclm,mixture,threshold --out simulated
   python launch/compare.py --simulate medclm --learner no_transfer --curriculum.medclm.explore=0.2 --out simulated
@@ -30,12 +33,12 @@ sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 import argparse
 from pathlib import Path
 
-from medclm.config import TrackingSection
+from medclm.config import TrackingSection, load_recipe
 
 _MODES = {
     "metric": ("experiment", "paired"),
     "target": ("experiment",),
-    "tracking_uri": ("experiment",),
+    "tracking_uri": ("experiment", "sync"),
     "runs": ("experiment",),
     "data": ("replay",),
     "step": ("replay",),
@@ -61,6 +64,7 @@ def arguments(given: list[str]) -> tuple[argparse.Namespace, list[str]]:
         "--paired", type=Path, nargs=2, metavar=("FIRST", "SECOND"), help="two folders such as runs/NAME/eval/vqa-test"
     )
     what.add_argument("--replay", type=Path, metavar="RUN", help="run folder whose curriculum is recomputed from its log")
+    what.add_argument("--sync", type=Path, metavar="RUN", help="run or evaluation folder whose numbers and files are stored")
     what.add_argument("--simulate", metavar="POLICIES", help="policies, joined by commas, to try on a simulated learner")
     add = parser.add_argument
     add(
@@ -69,7 +73,10 @@ def arguments(given: list[str]) -> tuple[argparse.Namespace, list[str]]:
         help="metric to compare, repeatable (default: headline scores and loss); with --paired a score of each example",
     )
     add("--target", type=float, help="with --experiment and one --metric: value whose first step and seconds are told")
-    add("--tracking-uri", help="with --experiment: MLflow store (default: mlflow.db in --runs)")
+    add(
+        "--tracking-uri",
+        help="MLflow store, with --experiment (default: mlflow.db in --runs) or --sync (default: the one of the run)",
+    )
     add("--runs", type=Path, help="with --experiment: folder with the default store (default: runs)")
     add("--data", type=Path, metavar="FOLDER", help="with --replay: where the run's corpus is now")
     add("--step", type=int, help="with --replay: the batch after this many updates")
@@ -103,6 +110,8 @@ def main(given: list[str]) -> int:
     chosen, recipe_keys = arguments(given)
     if chosen.replay is not None:
         return replay(chosen)
+    if chosen.sync is not None:
+        return sync(chosen)
     if chosen.simulate is not None:
         return simulate(chosen, recipe_keys)
     if chosen.paired:
@@ -119,7 +128,7 @@ def main(given: list[str]) -> int:
     from eval.runs.experiment import compare_experiment
     from medclm.tracking import store_uri
 
-    uri = store_uri(TrackingSection(uri=chosen.tracking_uri or ""), chosen.runs or Path("runs"))
+    uri = store_uri(named_store(chosen), chosen.runs or Path("runs"))
     compare_experiment(chosen.experiment, uri=uri, metrics=chosen.metric or (), target=chosen.target, out=chosen.out)
     return 0
 
@@ -142,9 +151,20 @@ def replay(chosen: argparse.Namespace) -> int:
     return 0 if found.equal else 1
 
 
+def sync(chosen: argparse.Namespace) -> int:
+    from eval.runs.sync import print_synced, sync_run
+
+    print_synced(chosen.sync, sync_run(chosen.sync, named_store(chosen).uri))
+    return 0
+
+
+def named_store(chosen: argparse.Namespace) -> TrackingSection:
+    """The store of --tracking-uri, checked as the recipe's is."""
+    return load_recipe([f"--tracking.uri={chosen.tracking_uri or ''}"]).tracking
+
+
 def simulate(chosen: argparse.Namespace, recipe_keys: list[str]) -> int:
     from eval.runs.simulated import print_simulated, simulated_policies
-    from medclm.config import load_recipe
 
     recipe = load_recipe(recipe_keys, config=chosen.config)
     learner = chosen.learner or "transfer"

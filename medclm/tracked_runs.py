@@ -19,7 +19,9 @@ from urllib.parse import unquote, urlparse
 
 import numpy as np
 
-from medclm.tracking import FORBIDDEN, OFF, SQLITE, open_client
+from medclm.credentials import reason
+from medclm.tracking import FORBIDDEN, OFF, open_client
+from medclm.tracking_note import SQLITE
 
 _ANSWER_S = 30.0
 """Longest wait for the first answer of a store."""
@@ -71,7 +73,7 @@ def stored_runs(uri: str, experiment: str) -> list[RunSummary]:
         RuntimeError: the store cannot be read, or does not answer within half a minute.
     """
     _refuse_missing(uri)
-    with _reading(uri):
+    with answering(uri):
         client = _first_answer(uri)
         found = client.get_experiment_by_name(experiment)
         if found is None:
@@ -123,7 +125,7 @@ def histories(uri: str, runs: Sequence[RunSummary], metrics: Sequence[str]) -> d
 
     found: dict[str, dict[str, History]] = {metric: {} for metric in metrics}
     pairs = [(run.run_id, metric) for metric in metrics for run in runs if metric in run.metrics]
-    with _reading(uri), ThreadPoolExecutor(_READERS) as pool:
+    with answering(uri), ThreadPoolExecutor(_READERS) as pool:
         for (run_id, metric), history in zip(pairs, pool.map(one, pairs), strict=True):
             found[metric][run_id] = history
     return found
@@ -134,6 +136,22 @@ def _history(step: np.ndarray, stamp: np.ndarray, value: np.ndarray) -> History:
     # SQL stores keep infinity as the largest number.
     value = np.where(np.abs(value) >= np.finfo(np.float64).max, np.copysign(np.inf, value), value)
     return History(step=step[order], time=stamp[order] / 1000, value=value[order])
+
+
+def stored_points(uri: str, run_id: str) -> dict[str, set[tuple[int, int]]]:
+    """Metric -> the steps and times (Unix, milliseconds) at which a run has a value of it.
+
+    Raises:
+        RuntimeError: the store cannot be read.
+    """
+    with answering(uri):
+        run = _summary(open_client(uri).get_run(run_id))
+    found = histories(uri, [run], list(run.metrics))
+    return {
+        metric: set(zip(history.step.tolist(), np.rint(history.time * 1000).astype(np.int64).tolist(), strict=True))
+        for metric, by_run in found.items()
+        for history in by_run.values()
+    }
 
 
 def stored_json(uri: str, runs: Sequence[RunSummary], name: str) -> dict[str, dict[str, Any]]:
@@ -155,7 +173,7 @@ def stored_json(uri: str, runs: Sequence[RunSummary], name: str) -> dict[str, di
                 ) from None
         return found
 
-    with _reading(uri), ThreadPoolExecutor(_READERS) as pool:
+    with answering(uri), ThreadPoolExecutor(_READERS) as pool:
         return {run.run_id: found for run, found in zip(runs, pool.map(one, runs), strict=True)}
 
 
@@ -177,17 +195,14 @@ def _artifact_texts(uri: str, run: RunSummary, name: str) -> Iterator[tuple[str,
 
 
 @contextmanager
-def _reading(uri: str) -> Iterator[None]:
+def answering(uri: str) -> Iterator[None]:
     """Whatever a store can raise becomes a RuntimeError of one line that names it."""
     try:
         yield
     except (ValueError, AssertionError):
         raise
     except Exception as error:
-        reason = (str(error).splitlines() or [""])[0][:300]
-        raise RuntimeError(
-            f"tracking store {uri}: {type(error).__name__}: {reason}: is it up? name another with --tracking-uri"
-        ) from error
+        raise RuntimeError(f"tracking store {uri}: {reason(error)}: is it up? name another with --tracking-uri") from None
 
 
 def _first_answer(uri: str) -> Any:

@@ -8,6 +8,8 @@ rows mean. The domains of the samples are not stored: they are a pure function o
 from __future__ import annotations
 
 import json
+import logging
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +19,15 @@ import numpy as np
 
 from medclm.curriculum.course import Fate, Turn
 from medclm.curriculum.policy import Policy, decide
+from medclm.data.manifest import write_json
 from medclm.data.stream import Stream, StreamBatch
 from medclm.types import Observation, Stage
 
 FORMAT = 1
 HEADER, ROWS = "assignments.json", "assignments.bin"
 _REQUIRED = ("global_batch_size", "lookahead", "seed", "total_steps")
+
+_log = logging.getLogger("medclm.curriculum")
 
 Describe = Callable[[int], StreamBatch]
 """batch_index -> what a global batch consists of."""
@@ -57,57 +62,98 @@ class LoggedRun:
 
 
 class AssignmentLog:
-    """Writes the log of one run on rank 0."""
+    """Writes the log of one run on rank 0. Rows that the disk does not take wait in memory and are written, in order, once it does."""
 
     def __init__(self, folder: Path, header: dict[str, Any]) -> None:
-        """`header` holds at least global_batch_size, lookahead, seed, total_steps, the curriculum's recipe and the stream's state."""
+        """`header` holds at least global_batch_size, lookahead, seed, total_steps, the curriculum's recipe and the stream's state.
+
+        Raises:
+            OSError: the folder cannot be written at the start.
+        """
         self._dtype, self._lookahead = _row(int(header["global_batch_size"])), int(header["lookahead"])
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / HEADER).write_text(json.dumps({"format": FORMAT, **header}, indent=1), encoding="utf-8")
-        path = folder / ROWS
-        path.touch()
-        self._file = path.open("r+b")
-        self._begun = False
+        write_json(folder / HEADER, {"format": FORMAT, **header})
+        self._path = folder / ROWS
+        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._begins: int | None = None
+        """The first batch that this process decided, until the file is cut there."""
+        self._begun = self._faulty = self._closed = False
+        self._unobserved: dict[int, np.ndarray] = {}
+        """Batch -> its row (1,), from its decision to its observation."""
+        self._waiting: dict[int, np.ndarray] = {}
+        """Batch -> its row (1,), until the file has it."""
 
     def decision(self, batch_index: int, *, progress: float, stages: np.ndarray) -> None:
         if not self._begun:
             self._begun = True
             self._forget_from(batch_index)
-        row = np.zeros((), dtype=self._dtype)
+        row = np.zeros(1, dtype=self._dtype)
         row["decided"], row["progress"], row["stages"] = 1, progress, stages
-        self._write(batch_index, row)
+        self._unobserved[batch_index] = self._waiting[batch_index] = row
+        self._try_to_write()
 
     def observation(self, observation: Observation) -> None:
-        row = self._read(observation.batch_index)
+        row = self._unobserved.pop(observation.batch_index)
         # A skipped step has no loss at all; a single infinite one is a loss beyond float16, and the policy did see it.
         row["observed"] = Fate.SKIPPED if np.isnan(observation.losses).all() else Fate.APPLIED
         row["observed_progress"], row["losses"] = observation.progress, observation.losses
-        self._write(observation.batch_index, row)
+        self._waiting[observation.batch_index] = row
+        self._try_to_write()
 
     def _forget_from(self, batch_index: int) -> None:
         """Before the first decision of this process: drop what an attempt that died wrote from there on.
 
         Its later rows rest on losses that are about to be overwritten, and batches in flight at the checkpoint were not observed.
         """
-        self._file.truncate(batch_index * self._dtype.itemsize)
+        self._begins = batch_index
         for in_flight in range(max(0, batch_index - self._lookahead), batch_index):
-            row = self._read(in_flight)
+            size = self._dtype.itemsize
+            data = os.pread(self._file, size, in_flight * size)
+            row = np.frombuffer(data.ljust(size, b"\0"), dtype=self._dtype).copy()  # a log that was lost has no rows there
             row["observed"], row["observed_progress"], row["losses"] = Fate.IN_FLIGHT, 0, 0
-            self._write(in_flight, row)
+            self._unobserved[in_flight] = self._waiting[in_flight] = row
 
-    def _read(self, batch_index: int) -> np.ndarray:
-        self._file.seek(batch_index * self._dtype.itemsize)
-        return np.frombuffer(self._file.read(self._dtype.itemsize), dtype=self._dtype)[0].copy()  # type: ignore[no-any-return]
-
-    def _write(self, batch_index: int, row: np.ndarray) -> None:
-        self._file.seek(batch_index * self._dtype.itemsize)
-        self._file.write(row.tobytes())
+    def _try_to_write(self) -> OSError | None:
+        """Write what waits, in order, so that no row is missing before one that is there. Returns what stopped it."""
+        size = self._dtype.itemsize
+        try:
+            if self._begins is not None:
+                os.ftruncate(self._file, self._begins * size)
+                self._begins = None
+            for batch_index in sorted(self._waiting):
+                data = self._waiting[batch_index].tobytes()
+                written = 0
+                while written < size:
+                    written += os.pwrite(self._file, data[written:], batch_index * size + written)
+                del self._waiting[batch_index]
+        except OSError as error:
+            if not self._faulty:
+                self._faulty = True
+                _log.warning("%s: %s; its rows wait in memory until the disk takes them", self._path, error.strerror)
+            return error
+        if self._faulty:
+            self._faulty = False
+            _log.warning("%s: the disk takes rows again, and has them all", self._path)
+        return None
 
     def flush(self) -> None:
-        self._file.flush()
+        """Have every row in the file: a checkpoint rests on them.
+
+        Raises:
+            OSError: the disk does not take them.
+        """
+        error = self._try_to_write()
+        if error is not None:
+            what = f"{len(self._waiting)} rows wait in memory ({error.strerror}): make room, or make the folder writable"
+            raise OSError(error.errno, what, str(self._path))
 
     def close(self) -> None:
-        self._file.close()
+        if self._closed:
+            return
+        self._closed = True
+        if self._try_to_write() is not None:
+            _log.warning("%s: %d rows could not be written and are lost", self._path, len(self._waiting))
+        os.close(self._file)
 
 
 def read_log(folder: Path) -> LoggedRun:

@@ -1,7 +1,10 @@
 """Logs of real services on a stored corpus: replayed, damaged, resumed, moved, and asked why."""
 
+import errno
 import json
+import logging
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -16,7 +19,7 @@ from eval.runs.why import print_why
 from launch.compare import arguments
 from medclm.config import load_recipe, recipe_yaml
 from medclm.curriculum.course import Fate
-from medclm.curriculum.log import AssignmentLog, describe_in_order, progresses, read_log
+from medclm.curriculum.log import ROWS, AssignmentLog, describe_in_order, progresses, read_log
 from medclm.curriculum.registry import make_policy
 from medclm.curriculum.service import CurriculumService, Report
 from medclm.data.shards import Corpus
@@ -24,6 +27,7 @@ from medclm.data.stream import Stream
 from medclm.data.testing import write_small_corpus
 from medclm.distributed import ControlPlane, Ranks
 from medclm.types import Observation
+from tests.small_disk import small_disk
 from train import record
 from train.record import draw_course
 
@@ -397,6 +401,73 @@ def test_one_infinite_loss_is_no_skipped_step(tmp_path):
     assert read_log(tmp_path).rows["observed"].tolist() == [Fate.APPLIED, Fate.SKIPPED]
 
 
+def test_rows_wait_while_the_disk_is_full_and_a_checkpoint_says_so(corpus, finished, tmp_path, caplog):
+    """A real service goes on over a full disk; only what needs the log whole fails, and only for as long."""
+    with small_disk(tmp_path / "small") as disk, caplog.at_level(logging.WARNING):
+        folder = disk.folder / "run"
+        service = service_of(corpus, folder)
+        disk.fill()
+        drive(service, first=0, last=STEPS + len(SKIPPED))
+        with pytest.raises(OSError, match=r"rows wait in memory \(No space left on device\): make room") as caught:
+            service.state_dict()
+        assert caught.value.errno == errno.ENOSPC
+        assert len(caplog.records) == 1
+        disk.make_room()
+        service.log.flush()
+        service.log.close()
+        service.log.close()
+        assert len(caplog.records) == 2
+        assert (folder / ROWS).read_bytes() == (finished / ROWS).read_bytes()
+
+
+def test_a_log_is_readable_up_to_where_the_disk_was_full(tmp_path):
+    with small_disk(tmp_path / "small") as disk:
+        size, stages = 100, np.ones(100, np.uint8)
+        log = AssignmentLog(disk.folder / "run", {"global_batch_size": size, "lookahead": 0, "seed": 0, "total_steps": 90})
+        disk.fill(leave=8192)
+        for index in range(90):
+            log.decision(index, progress=0.5, stages=stages)
+            log.observation(Observation(index, 0.5, np.zeros(size, int), stages, np.ones(size, np.float16)))
+        rows = read_log(disk.folder / "run").rows
+        assert 0 < len(rows) < 90
+        assert (rows["observed"] == Fate.APPLIED).all()
+        log.close()
+
+
+def test_what_a_disk_never_took_is_counted_at_the_end(tmp_path, caplog):
+    with small_disk(tmp_path / "small") as disk, caplog.at_level(logging.WARNING):
+        log = AssignmentLog(disk.folder / "run", {"global_batch_size": 2, "lookahead": 0, "seed": 0, "total_steps": 2})
+        disk.fill()
+        for index in range(3):
+            log.decision(index, progress=0.0, stages=np.zeros(2, np.uint8))
+        log.close()
+    assert caplog.records[-1].message.endswith("3 rows could not be written and are lost")
+
+
+def test_a_resumed_log_over_a_file_that_may_not_grow(corpus, tmp_path):
+    """What the attempt that died wrote is still cut off first, once the disk takes anything."""
+    folder = tmp_path / "resumed"
+    first = service_of(corpus, folder)
+    drive(first, first=0, last=25)
+    state = first.state_dict()
+    drive(first, first=25, last=50)
+    first.state_dict()
+    first.log.close()
+    second = service_of(corpus, folder)
+    second.load_state_dict(state)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        drive(second, first=25, last=30, shift=0.7)
+        with pytest.raises(OSError, match=r"rows wait in memory \(File too large\)"):
+            second.state_dict()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    second.log.flush()
+    assert len(read_log(folder).rows) == 32
+    assert audit(open_run(folder, None))[0].equal
+
+
 class Store:
     """Takes artifacts as a tracker does."""
 
@@ -438,7 +509,9 @@ def test_the_pictures_of_a_long_run_are_left_to_the_command(copied, capsys, monk
         (["--simulate", "mixture", "--metric", "train/loss"], "--metric: only with --experiment or --paired"),
         (["--replay", "runs/a", "--learner", "plateau"], "--learner: only with --simulate"),
         (["--paired", "a", "b", "--runs", "runs"], "--runs: only with --experiment"),
-        (["--replay", "runs/a", "--tracking-uri", "x"], "--tracking-uri: only with --experiment"),
+        (["--replay", "runs/a", "--tracking-uri", "x"], "--tracking-uri: only with --experiment or --sync"),
+        (["--sync", "runs/a", "--runs", "runs"], "--runs: only with --experiment"),
+        (["--sync", "runs/a", "--out", "x"], "--out: only with --experiment, --paired, --simulate, or --replay .*"),
         (["--experiment", "medclm", "--config", "x"], "--config: only with --simulate"),
         (["--simulate", "mixture", "--step", "3"], "--step: only with --replay"),
     ],
@@ -452,6 +525,7 @@ def test_the_flags_of_a_mode_are_taken():
     chosen, _ = arguments(["--experiment", "e", "--metric", "a", "--metric", "b", "--runs", "r", "--tracking-uri", "u"])
     assert (chosen.metric, chosen.runs, chosen.tracking_uri) == (["a", "b"], Path("r"), "u")
     assert arguments(["--simulate", "mixture", "--learner", "plateau"])[0].learner == "plateau"
+    assert arguments(["--sync", "runs/a", "--tracking-uri", "u"])[0].sync == Path("runs/a")
 
 
 def compare(*arguments):
