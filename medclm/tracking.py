@@ -14,7 +14,7 @@ import re
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,8 +22,8 @@ from urllib.parse import urlparse
 
 from medclm.config import TrackingSection
 from medclm.credentials import reason
-from medclm.tracking_lines import METRICS, Line, MetricLines, size_in_lines
-from medclm.tracking_note import SQLITE, RunNote, absolute, noted_above, read_note
+from medclm.tracking_lines import METRICS, Line, MetricLines
+from medclm.tracking_note import SQLITE, RunNote, absolute, joined_note, new_note, noted_above, resumed_note
 from medclm.tracking_upload import Uploader
 
 OFF = "off"
@@ -226,7 +226,7 @@ class Tracker:
 
     def __init__(self, folder: Path, section: TrackingSection, output_dir: Path) -> None:
         self.folder, self.section, self.output_dir = folder, section, output_dir
-        self.uri = store_uri(section, output_dir)
+        self.uri = absolute(store_uri(section, output_dir), Path())
         folder.mkdir(parents=True, exist_ok=True)
         self._lines = MetricLines(folder / METRICS)
         self._uploader: Uploader | None = None
@@ -261,7 +261,8 @@ class Tracker:
             resumed: go on with the folder's run (tracking.json), also where the store has not made it yet; else what
                 metrics.jsonl holds already belongs to an earlier run.
         """
-        note = self._resumed_note(run_id) if resumed or run_id else self._new_note()
+        where = self.folder, self.uri, self.section.experiment
+        note = resumed_note(*where, run_id) if resumed or run_id else new_note(*where)
         new = NewRun(name, params, tags or {}, note.started_ms)
 
         def begin() -> StoredRun:
@@ -274,12 +275,8 @@ class Tracker:
 
     def attach(self, run_id: str) -> None:
         """Log into a run that something else began and ends, such as an evaluation into its training run."""
-        note = self._noted()
-        if note is None or note.run_id != run_id:
-            self._note_kept = note is None or not note.key  # never in place of the note of a run that began here
-            note = replace(self._new_note(), run_id=run_id, key="")
-        joined = note
-        self._upload(joined, lambda: open_run(joined, None, self.output_dir))
+        note, self._note_kept = joined_note(self.folder, self.uri, self.section.experiment, run_id)
+        self._upload(note, lambda: open_run(note, None, self.output_dir))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Append a line to metrics.jsonl, which goes to the store; never waits, never raises for the disk or the store.
@@ -320,11 +317,12 @@ class Tracker:
             _log.warning(
                 "tracking %s: refused %d values (%s); they are in metrics.jsonl", self.uri, len(uploader.refused), names
             )
-        if not uploader.ended:
-            lines, files = uploader.left()
-            what = f"{lines} lines of {METRICS}, {len(files)} files and the run's end"
+        left = uploader.left()
+        if self._owner and not uploader.ended:
+            left.append("the run's end")
+        if left:
             command = f"python launch/compare.py --sync {self.folder}"
-            _log.warning("tracking %s: not stored: %s; to store them: %s", self.uri, what, command)
+            _log.warning("tracking %s: not stored: %s; to store it: %s", self.uri, ", ".join(left), command)
 
     def _upload(self, note: RunNote, begin: Callable[[], StoredRun]) -> None:
         assert self._uploader is None, "a Tracker is started once"
@@ -334,28 +332,6 @@ class Tracker:
         self._save()
         metrics = self.folder / METRICS
         self._uploader = Uploader(metrics, note, open_run=begin, save=self._save, report=self._report)
-
-    def _new_note(self) -> RunNote:
-        """For a run whose lines begin here."""
-        size = size_in_lines(self.folder / METRICS)
-        return RunNote(absolute(self.uri, Path()), self.section.experiment, begins=size, uploaded=size)
-
-    def _resumed_note(self, run_id: str | None) -> RunNote:
-        """The folder's note, or one for all of metrics.jsonl where it has none of this store."""
-        note = self._noted() or RunNote(absolute(self.uri, Path()), self.section.experiment)
-        note.run_id, note.status = note.run_id or run_id, None
-        if note.uploaded > size_in_lines(self.folder / METRICS):  # an older metrics.jsonl was put back
-            note.uploaded = note.begins
-        return note
-
-    def _noted(self) -> RunNote | None:
-        """The folder's note, if it is of this store."""
-        try:
-            note = read_note(self.folder)
-        except ValueError as error:
-            _log.warning("%s; until then this run has another one in the store", error)
-            return None
-        return note if note is not None and note.uri == absolute(self.uri, Path()) else None
 
     def _save(self) -> None:
         """A full disk, of which metrics.jsonl tells, costs no more than lines sent again: a store takes them as the same."""

@@ -8,14 +8,19 @@ makes every local place absolute (resolve_uri_if_local in mlflow/utils/uri.py), 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 import uuid
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+
+from medclm.tracking_lines import METRICS, size_in_lines
 
 RUN_FILE = "tracking.json"
 SQLITE = "sqlite:///"
+
+_log = logging.getLogger("medclm.tracking")
 
 
 def new_key() -> str:
@@ -76,6 +81,39 @@ def noted_above(path: Path) -> tuple[Path, RunNote] | None:
         if (note := read_note(folder)) is not None:
             return folder, note
     return None
+
+
+def new_note(folder: Path, uri: str, experiment: str) -> RunNote:
+    """For a run whose lines begin here: those that metrics.jsonl has already belong to an earlier one."""
+    size = size_in_lines(folder / METRICS)
+    return RunNote(uri, experiment, begins=size, uploaded=size)
+
+
+def resumed_note(folder: Path, uri: str, experiment: str, run_id: str | None) -> RunNote:
+    """The folder's note; where it has none of this store, one for `run_id` (None: not made yet) and all of metrics.jsonl."""
+    found = _readable_note(folder)
+    note = found if found is not None and found.uri == uri else RunNote(uri, experiment)
+    note.run_id, note.status = note.run_id or run_id, None
+    if note.uploaded > size_in_lines(folder / METRICS):  # an older metrics.jsonl was put back
+        note.uploaded = note.begins
+    return note
+
+
+def joined_note(folder: Path, uri: str, experiment: str, run_id: str) -> tuple[RunNote, bool]:
+    """A note for lines that go to a run of another folder, and whether it may be saved: never over that of a run of this one."""
+    found = _readable_note(folder)
+    if found is not None and (found.uri, found.run_id) == (uri, run_id):
+        return found, True
+    return replace(new_note(folder, uri, experiment), run_id=run_id, key=""), found is None or not found.key
+
+
+def _readable_note(folder: Path) -> RunNote | None:
+    """The folder's note; a damaged one is told and ends no run."""
+    try:
+        return read_note(folder)
+    except ValueError as error:
+        _log.warning("%s; a new one is begun", error)
+        return None
 
 
 def absolute(uri: str, folder: Path) -> str:

@@ -71,7 +71,7 @@ class Uploader:
         self.refused: list[str] = []
         """Metrics of which the store did not want a value, once for each value."""
         self.ended = False
-        """Everything is in the store, the run's end too."""
+        """The store has every line, and the run's end."""
         self._metrics, self._open_run, self._save, self._report = metrics, open_run, save, report
         self._status: str | None = None
         self._files: deque[tuple[Path, str | None]] = deque()
@@ -97,10 +97,11 @@ class Uploader:
         self._news.set()
         self._thread.join(timeout=wait_s)
 
-    def left(self) -> tuple[int, list[Path]]:
-        """Lines and files that the store has not got."""
+    def left(self) -> list[str]:
+        """What the store has not got, in words: lines and files."""
         lines = sum(1 for _ in read_lines(self._metrics, self.note.uploaded))
-        return lines, [path for path, _ in list(self._files)]
+        files = [path.name for path, _ in list(self._files)]
+        return [f"{lines} lines of {self._metrics.name}"] * (lines > 0) + files
 
     def _work(self) -> None:
         run = None
@@ -116,7 +117,7 @@ class Uploader:
                 if closing:
                     if self._status is not None:
                         run.end(self._status)
-                    self.ended = not self._files
+                    self.ended = True
                     return
                 if self._pause.grown:
                     self._pause.end()

@@ -118,8 +118,8 @@ def test_a_dead_store_costs_no_time_and_is_told_with_the_command_that_mends_it(t
         tracker.start("run", {})
         for step in range(5):
             tracker.log(step, {"loss": 1.0})
-        tracker.artifact(tmp_path / "run" / METRICS)
-        tracker.artifact(tmp_path / "run" / METRICS)
+        tracker.artifact(tmp_path / "picture.png", "pictures")
+        tracker.artifact(tmp_path / "picture.png", "pictures")
         assert time.monotonic() - began < 5.0  # an attempt at the store takes longer, were it waited for
         wait_for(lambda: caplog.records, "the first attempt")
         tracker.close()
@@ -128,8 +128,8 @@ def test_a_dead_store_costs_no_time_and_is_told_with_the_command_that_mends_it(t
     first, last = (record.message for record in caplog.records)
     assert first.endswith("the run goes on, and the store is tried again")
     assert last == (
-        f"tracking {uri}: not stored: 5 lines of metrics.jsonl, 1 files and the run's end; "
-        f"to store them: python launch/compare.py --sync {tmp_path / 'run'}"
+        f"tracking {uri}: not stored: 5 lines of metrics.jsonl, picture.png, the run's end; "
+        f"to store it: python launch/compare.py --sync {tmp_path / 'run'}"
     )
     assert read_note(tmp_path / "run").status == "FINISHED"
 
@@ -264,7 +264,7 @@ def test_a_file_that_cannot_be_stored_holds_up_nothing_but_is_told(store, tmp_pa
         wait_for(lambda: client.list_artifacts(tracker.run_id), "the good file")
         tracker.close()
     assert client.get_run(tracker.run_id).info.status == "FINISHED"
-    assert "0 lines of metrics.jsonl, 1 files" in caplog.records[-1].message
+    assert ": not stored: gone.txt; to store it: " in caplog.records[-1].message
 
 
 def test_a_run_that_was_deleted_from_the_store_is_made_again_with_all_its_lines(store, tmp_path):
