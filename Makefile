@@ -61,13 +61,13 @@ check: $(SETUP)
 
 # pip-audit lives in a folder of its own: what audits is not among what is audited. Only a whole answer leaves found.json.
 audit: requirements.lock
-	test -x .audit/bin/pip-audit || ($(PYTHON) -m venv .audit && .audit/bin/python -m pip install --quiet pip-audit) \
+	@test -x .audit/bin/pip-audit || ($(PYTHON) -m venv .audit && .audit/bin/python -m pip install --quiet pip-audit) \
 	    || (rm -rf .audit; echo "NOT AUDITED: pip-audit cannot be fetched; run make audit where there is a network" >&2; exit 1)
-	rm -f .audit/found.json
-	.audit/bin/pip-audit --vulnerability-service osv --no-deps --disable-pip --requirement requirements.lock \
+	@rm -f .audit/found.json; \
+	    .audit/bin/pip-audit --vulnerability-service osv --no-deps --disable-pip --requirement requirements.lock \
 	    --format json --output .audit/found.json 2> .audit/log.txt; status=$$?; \
 	    test -s .audit/found.json || { echo "NOT AUDITED: the advisory service gave no answer (.audit/log.txt)" >&2; exit 1; }; \
-	    tail -n 1 .audit/log.txt; exit $$status
+	    echo "$$(tail -n 1 .audit/log.txt): .audit/found.json"; exit $$status
 
 # Built with PYTHON for its version and this kind of machine; sdists become wheels here, so that nothing is compiled there.
 wheelhouse: requirements.lock
