@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from benchmarks.faults.cases import CHECKPOINT_EVERY
-from benchmarks.faults.witness import Witness, testify
+from benchmarks.faults.witness import Witness, witness_of
 from medclm.curriculum.log import read_log
 from medclm.engine import consolidated_state
 
@@ -65,7 +65,7 @@ def judge(case: Finished, truth: Finished, *, same_world: bool, skipped: set[int
     Args:
         skipped: batches that must not have become an update; all others must.
     """
-    ours, theirs = testify(case.attempts, case.steps), testify(truth.attempts, truth.steps)
+    ours, theirs = witness_of(case.attempts, case.steps), witness_of(truth.attempts, truth.steps)
     expected, wrong = set(theirs.seen), []
     if ours.broken or theirs.broken:
         wrong.append(ours.broken or f"undisturbed: {theirs.broken}")

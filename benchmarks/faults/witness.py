@@ -39,7 +39,7 @@ def rank_traces(attempt: Path) -> list[Events]:
     return [read_trace(path) for path in sorted(attempt.glob("trace-[0-9].jsonl"))]
 
 
-def testify(attempts: list[Path], step: int) -> Witness:
+def witness_of(attempts: list[Path], step: int) -> Witness:
     """What the checkpoint of `step` holds, which the last of `attempts` (in order) has written.
 
     A start that ended before its ranks took a note left nothing and is passed over.
