@@ -283,6 +283,22 @@ def test_a_run_that_was_deleted_from_the_store_is_made_again_with_all_its_lines(
     assert same(points(uri, second.run_id), logged(tmp_path / "run"))
 
 
+def test_a_run_that_is_deleted_while_it_trains_is_made_again(store, tmp_path, caplog):
+    uri = store_uri(TrackingSection(), store[0])
+    with caplog.at_level(logging.WARNING, logger="medclm.tracking"):
+        tracker = Tracker(tmp_path / "run", TrackingSection(uri=uri), tmp_path)
+        tracker.start("deleted early", {})
+        tracker.log(0, {"loss": 1.0})
+        wait_for(lambda: read_note(tmp_path / "run").uploaded, "the first line")
+        first = tracker.run_id
+        open_client(uri).delete_run(first)
+        tracker.log(1, {"loss": 0.9})
+        wait_for(lambda: "answers again" in caplog.text, "a run that takes lines")
+        tracker.close()
+    assert tracker.run_id != first
+    assert same(points(uri, tracker.run_id), logged(tmp_path / "run"))
+
+
 def test_a_damaged_note_is_told_and_ends_no_run(tmp_path, caplog):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "tracking.json").write_text('{"uri": ')
