@@ -64,7 +64,7 @@ def kept_pictures(folder: Path, cases: Iterable[Case]) -> dict[str, Kept]:
         path = folder / PICTURES / name
         if not path.is_file():
             raise ValueError(f"{path}: missing, but predictions.jsonl names it: run launch/evaluate.py again")
-        with Image.open(path) as image:
+        with Image.open(path, formats=("JPEG",)) as image:
             found[name] = Kept(path, image.size)
     return found
 

@@ -36,6 +36,9 @@ MEANT = {
         "medclm/engine.py",
         "torch.load() without weights_only=True",
     ): "DeepSpeed's state, whose manifest was verified (SECURITY.md)",
+    ("medclm/data/shards.py", "Image.open() of any format"): "pictures of a corpus, that of its maker",
+    ("benchmarks/near_duplicates.py", "Image.open() of any format"): "what the line before encoded",
+    ("benchmarks/host_organs.py", "Image.open() of any format"): "the benchmark's own data",
     ("benchmarks/faults/attempts.py", "pickle"): "a case, for the rank of the drill that the next lines start",
     ("benchmarks/faults/rank.py", "pickle"): "as above",
 }
@@ -69,6 +72,8 @@ def _call(node: ast.Call) -> Iterator[str]:
     if not isinstance(node.func, ast.Attribute):
         return
     owner, name = ast.unparse(node.func.value), node.func.attr
+    if (owner, name) == ("Image", "open") and "formats" not in given:
+        yield "Image.open() of any format"  # EPS starts Ghostscript
     if name in ATTRIBUTES:
         yield f"{owner}.{name}()"
     if name == "load" and owner == "torch" and given.get("weights_only") != "True":
@@ -101,6 +106,7 @@ def test_no_code_runs_what_it_reads() -> None:
         *("torch.load('a')", "torch.load('a', weights_only=False)", "np.load('a', allow_pickle=True)", "pd.read_pickle('a')"),
         *("yaml.load(a)", "yaml.load(a, Loader=yaml.Loader)", "yaml.unsafe_load(a)", "eval('1')", "exec(a)", "__import__(a)"),
         *("os.system(a)", "subprocess.run(a, shell=True)", "archive.extractall()", "shutil.unpack_archive(a)"),
+        "Image.open(a)",
         "AutoModel.from_pretrained(a, trust_remote_code=False)",
         "AutoModel.from_pretrained(a, use_safetensors=True)",
         "AutoTokenizer.from_pretrained(a)",
@@ -115,7 +121,7 @@ def test_the_search_finds(code: str) -> None:
 def test_the_search_lets_the_safe_forms_be() -> None:
     safe = (
         "import json\nfrom xml.etree.ElementTree import Element\nmodel.eval()\nre.compile(a)\nyaml.safe_load(a)\n"
-        "yaml.load(a, Loader=yaml.BaseLoader)\ntorch.load(a, weights_only=True)\nsubprocess.run([a])\n"
+        "yaml.load(a, Loader=yaml.BaseLoader)\ntorch.load(a, weights_only=True)\nsubprocess.run([a])\nImage.open(a, formats=('PNG',))\n"
         "AutoModel.from_pretrained(a, trust_remote_code=False, use_safetensors=True)\n"
         "AutoTokenizer.from_pretrained(a, trust_remote_code=False)\nPeftModel.from_pretrained(a, b, use_safetensors=True)"
     )
