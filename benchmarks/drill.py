@@ -64,12 +64,13 @@ def why_not(case: Case) -> str | None:
 
 
 def table(lines: Lines) -> str:
-    """Kind by kind: cases, starts, what was lost, repeated, left; seconds from a fault until nothing of the attempt was left."""
+    """Kind by kind: cases, starts, faults whose moment came, what was lost, repeated, left; seconds from a fault until nothing of the attempt was left."""
     rows = [
         (
             "kind",
             "cases",
             "starts",
+            "faults",
             "lost",
             "repeated",
             "hangs",
@@ -93,6 +94,7 @@ def table(lines: Lines) -> str:
                 kind,
                 str(len(chosen)),
                 str(len(attempts)),
+                str(sum(attempt["fault_at_s"] is not None for attempt in attempts)),
                 str(sum(line.get("lost", 0) for line in chosen)),
                 str(sum(line.get("repeated", 0) for line in chosen)),
                 str(sum(line["hangs"] for line in chosen)),

@@ -154,7 +154,7 @@ def _kill(draw: Draw) -> dict[str, object]:
 
 
 def _stop(draw: Draw) -> dict[str, object]:
-    again = draw.seconds(0.01, 1.0) if draw.chance(0.3) else None
+    again = draw.seconds(0.01, 3.0) if draw.chance(0.3) else None
     target, action = draw.one("rank", "rank", "all", "launcher"), draw.one(*STOPS)
     if target == "launcher" and action == "SIGUSR1":
         action = "SIGTERM"  # no launcher passes the others on

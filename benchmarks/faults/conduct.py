@@ -19,9 +19,9 @@ from benchmarks.faults.actions import Place, empty, mount_small, unlock, unmount
 from benchmarks.faults.attempts import ROOT, run_attempt
 from benchmarks.faults.cases import CHECKPOINT_EVERY, GLOBAL_BATCH, TIMEOUT_S, Attempt, Case
 from benchmarks.faults.damage import damage_checkpoint, flip, flip_back
+from benchmarks.faults.endings import finished, outcome, wrong_endings
 from benchmarks.faults.processes import in_child, redirect
 from benchmarks.faults.server import TrackingServer
-from benchmarks.faults.trace import read_trace
 from medclm.draws import generator
 
 MOST_STARTS = 6
@@ -118,10 +118,10 @@ class Drill:
         with _surroundings(case, folder, self):
             endings, notes = self._attempts(case, folder)
             verdicts: dict[str, Any] = {}
-            wrong = _course(case, endings, notes)
-            if _finished(case, endings) and not (folder / "run" / "checkpoints" / f"step_{case.steps:06d}").is_dir():
+            wrong = notes + wrong_endings(case, endings)
+            if finished(case, endings) and not (folder / "run" / "checkpoints" / f"step_{case.steps:06d}").is_dir():
                 wrong.append("it said that it was finished and left no checkpoint of the last step")
-            elif _finished(case, endings):
+            elif finished(case, endings):
                 attempts = [str(one["folder"]) for one in endings]
                 verdicts = in_child(lambda: _judge(case, folder, attempts, truth))
                 wrong += verdicts.pop("wrong")
@@ -145,7 +145,7 @@ class Drill:
         notes: list[str] = []
         random, planned = generator(case.seed, "drill.damage", case.number), list(case.attempts)
         world = case.attempts[-1].world_size
-        while len(endings) < MOST_STARTS and not _finished(case, endings):
+        while len(endings) < MOST_STARTS and not finished(case, endings):
             attempt = planned.pop(0) if planned else Attempt(world)
             place = Place(folder / f"attempt-{len(endings)}", folder / "run", self.server.group if case.tracked else None)
             refused, undo = None, None
@@ -155,7 +155,7 @@ class Drill:
             elif attempt.damage is not None:
                 refused = damage_checkpoint(place.run, attempt.damage, random)
             ending = run_attempt(case, attempt, place, self.flags(case, folder))
-            endings.append({"folder": place.attempt, **asdict(ending), "world_size": attempt.world_size, **_outcome(place)})
+            endings.append({"folder": place.attempt, **asdict(ending), "world_size": attempt.world_size, **outcome(place)})
             if undo is not None:
                 undo()
                 if ending.launcher != 2:
@@ -166,10 +166,6 @@ class Drill:
                 empty(place.run)
             unlock(place.run)
         return endings, notes
-
-
-def _finished(case: Case, endings: list[dict[str, Any]]) -> bool:
-    return bool(endings) and endings[-1]["launcher"] == 0 and endings[-1]["saved"] == case.steps
 
 
 def _hurts_corpus(case: Case) -> bool:
@@ -192,50 +188,6 @@ def _surroundings(case: Case, folder: Path, drill: Drill) -> Iterator[None]:
             drill.server.stop()
         if case.small_disk:
             unmount(folder / "run")
-
-
-def _outcome(place: Place) -> dict[str, Any]:
-    """From the ranks' notes: the last step that all began to save, and how many batches the slowest has counted."""
-    traces = [read_trace(path) for path in sorted(place.attempt.glob("trace-[0-9].jsonl"))]
-    saves = [[event["step"] for event in events if event["event"] == "save"] for events in traces]
-    counted = [sum(event["event"] == "counted" for event in events) for events in traces]
-    try:
-        told = json.loads((place.run / "outcome.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        told = None
-    saved = min((max(steps, default=-1) for steps in saves), default=-1)
-    return {"saved": saved, "batches": min(counted, default=0), "outcome": told}
-
-
-def _course(case: Case, endings: list[dict[str, Any]], notes: list[str]) -> list[str]:
-    """What was wrong with how the attempts ended."""
-    wrong = list(notes)
-    for number, ending in enumerate(endings):
-        fault = case.attempts[number].fault if number < len(case.attempts) else None
-        where = f"attempt {number}: "
-        if ending["hang"]:
-            wrong.append(where + "hung")
-        if ending["orphans"]:
-            wrong.append(where + f"{ending['orphans']} processes were left")
-        reason = ending["outcome"] and ending["outcome"]["reason"]
-        if ending["launcher"] == 0 and reason != ("finished" if ending["saved"] == case.steps else "stopped"):
-            wrong.append(where + f"outcome.json says {reason} after step {ending['saved']}")
-        if ending["fault_at_s"] is None or fault is None:
-            continue
-        codes = [*ending["ranks"].values(), ending["launcher"]]
-        if not fault.ends and fault.action in ("SIGSTOP", "clock", "tracker_killed", "tracker_frozen") and any(codes):
-            wrong.append(where + f"{fault.action} ended it with {codes}, it should have gone on")
-        polite = fault.action in ("SIGTERM", "SIGUSR1", "SIGINT") and fault.again_s is None
-        if polite and fault.target != "runner" and ending["batches"] > 0 and any(ending["ranks"].values()):
-            wrong.append(where + f"{fault.action} ended ranks with {ending['ranks']}, expected a save and 0")
-        if (
-            fault.action == "SIGKILL"
-            and fault.target in ("launcher", "runner")
-            and ending["saved"] == case.steps
-            and fault.at < 20
-        ):
-            wrong.append(where + "nobody noticed that the launcher was gone")
-    return wrong
 
 
 def _judge(case: Case, folder: Path, attempts: list[str], truth: Path) -> dict[str, Any]:

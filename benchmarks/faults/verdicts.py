@@ -17,9 +17,9 @@ from benchmarks.faults.witness import Witness, witness_of
 from medclm.curriculum.log import read_log
 from medclm.engine import consolidated_state
 
-CLOSE = 0.02
+CLOSE = 0.002
 """Another number of ranks adds in another order: largest difference of the weights, as a part of how far training moved them."""
-CLOSE_LOSS = 0.02
+CLOSE_LOSS = 0.005
 """The same for losses, as a part of the loss."""
 
 
