@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import torch
 
+from medclm.config import ConfigError
 from medclm.data.order import global_batch, rank_slots
 from medclm.data.quarantine import Quarantine, Replaced
 from medclm.data.render import Renderer
@@ -105,12 +106,16 @@ class Loader:
         """The micro-batches of a submitted batch, in order of accumulation; waits for what is still being rendered.
 
         Raises:
-            ValueError, RuntimeError: a sample could not be rendered, nor replaced; names its record.
+            ConfigError, RuntimeError: a sample could not be rendered, nor replaced; names its record.
             RuntimeError: the batch was not submitted.
         """
         if batch_index not in self._pending:
             raise RuntimeError(f"batch {batch_index} was taken without being submitted; submitted: {sorted(self._pending)}")
-        results = [result() for result in self._pending.pop(batch_index)]
+        try:
+            results = [result() for result in self._pending.pop(batch_index)]
+        except ValueError as error:  # of this rank's records alone, so this rank must be the one to say it
+            cure = "" if self._quarantine else "; data.on_bad_record=quarantine lets another record take its place"
+            raise ConfigError(f"batch {batch_index}: {error}{cure}") from error
         samples, replaced = [rendered for rendered, _ in results], [one for _, one in results if one is not None]
         self.replaced = len(replaced)
         if self._quarantine is not None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from medclm.config import DataSection
+from medclm.config import ConfigError, DataSection
 from medclm.data.loader import Loader, collate
 from medclm.data.render import Renderer
 from medclm.data.shards import Corpus
@@ -233,8 +233,8 @@ def test_an_error_surfaces_in_take_and_names_the_record(tmp_path: Path, renderer
     broken = Renderer(Corpus(write_small_corpus(tmp_path, 4, records=records)), renderer.processor, DataSection(), seed=0)
     loader = make_loader(broken, global_batch_size=4, workers=workers)
     loader.submit(Assignment(0, np.full(4, Stage.HARD, np.uint8), stop=False))
-    with pytest.raises(ValueError, match=r"record r00002: .*images row 99"):
-        loader.take(0)
+    with pytest.raises(ConfigError, match=r"batch 0: record r00002: .*images row 99.*; data\.on_bad_record=quarantine lets"):
+        loader.take(0)  # as a ConfigError, which any rank tells: the other ranks know nothing of it
     loader.submit(Assignment(1, np.full(4, Stage.MEDIUM, np.uint8), stop=False))
     assert len(loader.take(1)) == 2  # the threads live on
     loader.close()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from medclm.data.quarantine import QUARANTINE, Quarantine
 from medclm.data.render import Renderer
 from medclm.data.shards import Corpus
 from medclm.data.stream import Stream
-from medclm.data.testing import record_row, write_small_corpus
+from medclm.data.testing import box_unit, record_row, write_small_corpus
 from medclm.distributed import ControlPlane, Ranks
 from medclm.testing import tiny_processor
 from medclm.types import Assignment, Stage
@@ -261,6 +262,53 @@ def test_lines_wait_for_a_full_disk(folder: Path, tmp_path: Path, capfd: pytest.
     assert [json.loads(line)["record"] for line in log.read_text().splitlines()] == [line.record for line in lines]
     quarantine.close()
     assert capfd.readouterr().err == ""
+
+
+def test_a_line_that_was_cut_off_by_a_full_disk_is_completed(folder: Path, tmp_path: Path) -> None:
+    renderer, stream = parts(folder)
+    log = tmp_path / QUARANTINE
+    log.write_bytes(b"\n" * 5000)
+    quarantine = Quarantine(renderer, stream, log)
+    _, line = quarantine.render(0, 0, Stage.MEDIUM)
+    assert line is not None
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5100, before[1]))  # room for the first 100 bytes of the line
+    try:
+        quarantine.note([line])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert log.stat().st_size == 5100
+    quarantine.note([line])
+    assert [json.loads(one) for one in log.read_text().strip().splitlines()] == [asdict(line)] * 2
+
+
+def test_a_hard_stage_that_is_withheld_is_no_stand_in(tmp_path: Path) -> None:
+    """A partner's box may be too small to learn from (data.min_side): the record has the texts, and would render."""
+
+    def side(image: int) -> float:
+        x0, y0, x1, y1 = box_unit(image, 0)
+        width, height = ((96, 64), (64, 64), (60, 120))[image % 3]
+        return min((x1 - x0) * width, (y1 - y0) * height) * 32 / max(width, height)
+
+    small, *_, good, bad = sorted((1, 3, 5, 7), key=side)
+    no_box = {"annotation_rows": [], "question_easy": None, "rationale_medium": "No bright region is seen."}
+    partners = {0: bad, 2: small, 4: small, 8: good}
+    records = [
+        record_row(row, images=10, hard_image_row=image, hard_annotation_row=2 * image, **no_box)
+        for row, image in partners.items()
+    ]
+    renderer, _ = parts(damage(write_small_corpus(tmp_path / "whole", 10, records=records), (bad,)))
+    followers = set()
+    for seed in range(8):
+        min_side = (side(small) + side(good)) / 2
+        stream = Stream(renderer.corpus, split="train", seed=seed, window=8, min_side=min_side, image_size=32, fit="pad")
+        order = stream.record_rows(np.arange(8)).tolist()
+        position = order.index(0)
+        followers.add(order[position + 1])
+        _, line = Quarantine(renderer, stream, tmp_path / QUARANTINE).render(0, position, Stage.HARD)
+        assert line is not None
+        assert line.replacement == "r00008"
+    assert followers >= {1, 2, 3}
 
 
 def train(rank: int, world: int, folder: Path, cases: list[tuple[Path, float, int]]) -> list[dict[str, Any]]:
