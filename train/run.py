@@ -84,6 +84,8 @@ class Run:
     skipped_in_row: int = 0
     best: Best | None = None
     _saved_batch: int = -1
+    _last_save: Saved | None = None
+    """How the newest save that ended did so."""
     _validated_step: int = -1
 
     def count(self, result: StepResult) -> None:
@@ -189,16 +191,16 @@ class Run:
         Raises:
             RuntimeError: it is not.
         """
-        ended = self.writer.finish()
-        self._note_saved(ended)
-        if ended and ended[-1].fault is not None:
+        self._note_saved(self.writer.finish())
+        if self._last_save is not None and self._last_save.fault is not None:
             raise RuntimeError(
-                f"rank {self.ranks.rank}: the last checkpoint, step {ended[-1].step}, was not saved ({ended[-1].fault}): make room in "
+                f"rank {self.ranks.rank}: the last checkpoint, step {self._last_save.step}, was not saved ({self._last_save.fault}): make room in "
                 f"{self.folder} and give --resume=auto: the run goes on from the newest one that was"
             )
 
     def _note_saved(self, ended: list[Saved]) -> None:
         for saved in ended:
+            self._last_save = saved
             if saved.fault is None:
                 self.recorder.note(saved.step, {"checkpoint/write_s": saved.seconds})
                 continue
