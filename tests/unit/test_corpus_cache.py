@@ -113,8 +113,8 @@ def test_what_is_said_of_a_corpus_later_reaches_the_copy(tmp_path: Path) -> None
     assert states(folder) == before
 
 
-def test_many_processes_make_one_copy(corpus: Path, tmp_path: Path) -> None:
-    told = [end(process) for process in [begin(corpus, tmp_path) for _ in range(5)]]
+def test_many_processes_make_one_copy(large: Path, tmp_path: Path) -> None:
+    told = [end(process) for process in [begin(large, tmp_path) for _ in range(5)]]
     assert sum("data.cache: copying" in one for one in told) == 1
     last = {one.splitlines()[-1] for one in told}
     assert len(last) == 1, "every process was handed the same files"
