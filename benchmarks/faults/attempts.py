@@ -15,7 +15,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from benchmarks.faults.actions import Place, act
 from benchmarks.faults.cases import TIMEOUT_S, Attempt, Case, Fault
@@ -200,8 +199,3 @@ def _start_real(case: Case, attempt: Attempt, place: Place, flags: Sequence[str]
     (place.attempt / "runner").write_text(str(process.pid), encoding="utf-8")
     process.returncode = 0  # this process reaps for itself
     return process.pid
-
-
-def said(folder: Path) -> dict[str, Any]:
-    """The last words of each process of an attempt, for a reader."""
-    return {path.stem: path.read_text(encoding="utf-8", errors="replace")[-3000:] for path in sorted(folder.glob("*.txt"))}

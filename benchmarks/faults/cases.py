@@ -199,7 +199,7 @@ def _stop_or_kill(draw: Draw, near: int) -> dict[str, object]:
 
 def _corrupt(draw: Draw) -> dict[str, object]:
     damage = draw.one(*DAMAGES, "shard")
-    fault = Fault(draw.one("SIGKILL", "SIGTERM"), rank=draw.number(0, 2), **draw.moment(first=12))  # type: ignore[arg-type]
+    fault = Fault(draw.one("SIGKILL", "SIGTERM"), rank=draw.number(0, 2), **draw.moment(first=12, last=26))  # type: ignore[arg-type]
     return {"attempts": (Attempt(launcher=draw.launcher(), fault=fault), Attempt(damage=damage))}
 
 

@@ -11,7 +11,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -92,17 +92,13 @@ class Drill:
 
     def undisturbed(self, case: Case) -> Path:
         """The folder of the same run without any fault, made once."""
-        twin = replace(case, attempts=(), tracked=False, small_disk=False, pace_s=0.0)
+        twin = Case(0, 0, case.kind, (), shape=case.shape, losses=case.losses)
         decisive = json.dumps([self.code, twin.flags, twin.losses])
         folder = self.work / "undisturbed" / hashlib.blake2b(decisive.encode(), digest_size=6).hexdigest()
         if not (folder / "complete").is_file():
             shutil.rmtree(folder, ignore_errors=True)
-            place = Place(folder / "attempt-0", folder / "run")
-            plain = Case(0, 0, "", (), shape=case.shape, losses=case.losses)
-            ending = run_attempt(
-                replace(plain, kind=case.kind), Attempt(), place, [*self.flags(twin, folder), "--train.keep_checkpoints=99"]
-            )
-            if ending.launcher != 0:
+            place, keep_all = Place(folder / "attempt-0", folder / "run"), "--train.keep_checkpoints=99"
+            if run_attempt(twin, Attempt(), place, [*self.flags(twin, folder), keep_all]).launcher != 0:
                 raise RuntimeError(f"{place.attempt}: the undisturbed run failed: look at its rank-*.txt")
             (folder / "complete").touch()
         return folder
@@ -111,8 +107,8 @@ class Drill:
         """Conduct the case; its line of the results."""
         begun, folder = time.monotonic(), self.work / f"case-{case.seed}-{case.number}"
         truth = self.undisturbed(case)
-        unmount(folder)
-        unlock(folder / "run")
+        unlock(folder / "run")  # of a drill that was ended in the middle
+        unmount(folder / "run")
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         with _surroundings(case, folder, self):
@@ -123,8 +119,11 @@ class Drill:
                 wrong.append("it said that it was finished and left no checkpoint of the last step")
             elif finished(case, endings):
                 attempts = [str(one["folder"]) for one in endings]
-                verdicts = in_child(lambda: _judge(case, folder, attempts, truth))
-                wrong += verdicts.pop("wrong")
+                try:
+                    verdicts = in_child(lambda: _judge(case, folder, attempts, truth))
+                    wrong += verdicts.pop("wrong")
+                except RuntimeError:
+                    wrong.append(f"what it left cannot be read: {folder.name}/verdicts.txt says why")
             else:
                 wrong.append(f"not finished after {len(endings)} starts")
         return {
