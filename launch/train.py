@@ -9,6 +9,7 @@ Own flags: --deepspeed FILE, --config FILE, --resume=auto|never, --dry-run, --he
 
 import os
 import sys
+import traceback
 
 # `deepspeed launch/train.py` puts launch/ first on the path, where `import train` would find this very file.
 sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -39,4 +40,10 @@ def make_exam(recipe: "Recipe", corpus: "Corpus") -> "Exam":
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], make_exam))
+    try:
+        status = main(sys.argv[1:], make_exam)
+    except Exception:
+        traceback.print_exc()
+        sys.stdout.flush()
+        os._exit(1)  # at once: a thread may still be waiting for a rank that is gone
+    sys.exit(status)

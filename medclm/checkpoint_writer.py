@@ -28,6 +28,8 @@ from medclm.data.manifest import sha256_file, write_json
 from medclm.distributed import Ranks
 
 _POLL_S = 0.05
+_LAST_WAIT_S = 20.0
+"""How much longer rank 0 waits for the parts of others when the run has failed: they may be whole, or never come."""
 
 
 @dataclass(frozen=True)
@@ -67,20 +69,21 @@ class CheckpointWriter:
         self.background, self.timeout_s = background, timeout_s
         self._thread: threading.Thread | None = None
         self._ended: list[Saved] = []
+        self._failed_at: float | None = None
 
-    def begin(self, step: int, files: Mapping[str, Any], *, best: int | None = None) -> None:
+    def begin(self, step: int, files: Mapping[str, Any], *, best: int | None = None, fault: str | None = None) -> None:
         """Save `files` as the folder of `step`; waits for an earlier save that is still being written.
 
         Args:
             files: path in the folder -> bytes, or what torch.save takes; must not change any more. Each rank has other paths.
             best: step of the best checkpoint so far; `checkpoints/best` leads to it.
+            fault: why this rank knows already that the folder must not appear.
         """
         self._join()
-        if not self.background:
-            self._write(step, files, best)
-            return
-        self._thread = threading.Thread(target=self._write, args=(step, files, best), name=f"save step {step}")
+        self._thread = threading.Thread(target=self._write, args=(step, files, best, fault), name=f"save step {step}")
         self._thread.start()
+        if not self.background:
+            self._join()
 
     def ended(self) -> list[Saved]:
         """The saves that ended since the last call; never waits."""
@@ -92,15 +95,22 @@ class CheckpointWriter:
         self._join()
         return self.ended()
 
+    def abandon(self) -> None:
+        """The run has failed: end what is being written, without waiting long for ranks that may be gone."""
+        self._failed_at = time.monotonic()
+        self._join()
+
     def _join(self) -> None:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
 
-    def _write(self, step: int, files: Mapping[str, Any], best: int | None) -> None:
-        began, final, fault = time.monotonic(), step_folder(self.checkpoints, step), None
+    def _write(self, step: int, files: Mapping[str, Any], best: int | None, fault: str | None) -> None:
+        began, final = time.monotonic(), step_folder(self.checkpoints, step)
         temporary = final.with_name(f".{final.name}.{self.attempt}.tmp")
         try:
+            if fault is not None:
+                raise RuntimeError(fault)
             temporary.mkdir(parents=True, exist_ok=True)
             entries = [_write_file(temporary / name, name, content) for name, content in sorted(files.items())]
             write_json(self._note(temporary, self.ranks.rank), entries)
@@ -108,7 +118,7 @@ class CheckpointWriter:
                 self._commit(step, temporary, final)
                 self._retain(final, best)
         except Exception as error:  # of the disk, mostly; whatever it is, the run must hear of it instead of losing a thread
-            fault = f"{type(error).__name__}: {error}"
+            fault = fault or f"{type(error).__name__}: {error}"
             self._give_up(temporary)
         self._ended.append(Saved(step, time.monotonic() - began, fault))
 
@@ -130,13 +140,15 @@ class CheckpointWriter:
 
     def _commit(self, step: int, temporary: Path, final: Path) -> None:
         entries: list[dict[str, Any]] = []
-        deadline = time.monotonic() + self.timeout_s
+        began = time.monotonic()
         for rank in range(self.ranks.world_size):
             note = self._note(temporary, rank)
             while not note.is_file():
                 if self._given_up(temporary, rank).exists():
                     raise RuntimeError(f"rank {rank} could not write its part; its log says why")
-                if time.monotonic() > deadline:
+                if self._failed_at is not None and time.monotonic() > self._failed_at + _LAST_WAIT_S:
+                    raise RuntimeError(f"no part of rank {rank}, and the run has failed")
+                if time.monotonic() > began + self.timeout_s:
                     raise RuntimeError(
                         f"no part of rank {rank} within {self.timeout_s:g} s: do all ranks see {self.checkpoints}, and is it fast "
                         "enough? engine.timeout_s allows more"
@@ -169,13 +181,13 @@ class CheckpointWriter:
         for folder in older[: len(older) + 1 - self.retention.last]:
             if folder not in kept and not (every and step_of(folder) % every == 0):
                 shutil.rmtree(folder)
-        remove_leftovers(self.checkpoints, but=self.attempt)
+        remove_leftovers(self.checkpoints, until=step_of(newest))
 
 
-def remove_leftovers(checkpoints: Path, but: str = "") -> None:
-    """Remove temporary folders that a dead attempt left; `but` is the attempt that lives."""
+def remove_leftovers(checkpoints: Path, until: int | None = None) -> None:
+    """Remove temporary folders that saves left which did not come to their end: of steps up to `until`, or all."""
     for path in checkpoints.glob(".step_*.tmp"):
-        if not (but and f".{but}." in path.name):
+        if until is None or int(path.name.split(".")[1].removeprefix("step_")) <= until:
             shutil.rmtree(path, ignore_errors=True)
 
 

@@ -83,18 +83,22 @@ def run_training(recipe: Recipe, flags: argparse.Namespace, make_exam: MakeExam 
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     try:
         run = build_run(recipe, ds_tree, ds_name=str(flags.deepspeed), resume=flags.resume == "auto", make_exam=make_exam)
-        run.stops.watch()
-        try:
-            outcome = train(run)
-            export = run.export() if recipe.train.export else None
-        except Exception as error:
-            run.close(failed=True)
-            raise explained(error, run) from error
-        if run.ranks.is_main:
-            run.tell(outcome.reason, export)
-        run.close()
-    finally:
+    except ValueError:
         disconnect()
+        raise
+    run.stops.watch()
+    try:
+        outcome = train(run)
+        export = run.export() if recipe.train.export else None
+    except (
+        Exception
+    ) as error:  # no word to the other ranks, which may be gone: whoever waits for this one hears that it is lost
+        run.close(failed=True)
+        raise explained(error, run) from error
+    if run.ranks.is_main:
+        run.tell(outcome.reason, export)
+    run.close()
+    disconnect()
     return 0
 
 

@@ -182,8 +182,18 @@ class Run:
             files["run_state.json"] = _json(run_state)
             files["ds_config.json"] = _json(self.ds_config)
             files["recipe.yaml"] = recipe_yaml(self.recipe).encode()
-        self.writer.begin(self.step, files, best=self.best.step if self.best else None)
+        self.writer.begin(self.step, files, best=self.best.step if self.best else None, fault=self._fault_of_log())
         self.recorder.note(self.step, {"checkpoint/pause_s": time.perf_counter() - began})
+
+    def _fault_of_log(self) -> str | None:
+        """Why the log of decisions is not whole, on the main rank; a checkpoint without it could not be replayed."""
+        if self.service.log is None:
+            return None
+        try:
+            self.service.log.flush()
+        except OSError as error:
+            return str(error)
+        return None
 
     def finish_saving(self) -> None:
         """Wait until the last checkpoint is on the disk; every rank calls it.
@@ -269,8 +279,9 @@ class Run:
         self.stops.close()
         self.loader.close()
         self.recorder.close()
-        self.writer.finish()
-        if not failed:
+        if failed:
+            self.writer.abandon()
+        else:
             self.service.close()
         if self.service.log is not None:
             self.service.log.close()

@@ -325,8 +325,6 @@ class CurriculumService:
         self._join()
         ours, self._pending = self._pending, None
         self._take(self._converse(ours, self.next_batch - 1, None))
-        if self.log is not None:
-            self.log.flush()
         return {
             "policy": self.policy.name,
             "policy_state": self.policy.to_json(self.state),

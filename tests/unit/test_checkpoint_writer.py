@@ -76,6 +76,15 @@ def test_a_rank_that_never_writes_is_named_and_nothing_is_left(tmp_path):
     assert names(tmp_path) == ["step_000003"]
 
 
+def test_a_run_that_failed_does_not_wait_for_the_timeout(tmp_path, monkeypatch):
+    monkeypatch.setattr("medclm.checkpoint_writer._LAST_WAIT_S", 0.3)
+    one = writer(tmp_path, 0, 2, timeout_s=600, background=True)
+    one.begin(6, files(0, 6))
+    one.abandon()
+    (ended,) = one.ended()
+    assert "no part of rank 1, and the run has failed" in ended.fault
+
+
 def test_a_rank_that_fails_ends_the_wait_of_rank_0_at_once(tmp_path):
     (tmp_path / ".step_000006.aa.tmp").mkdir(parents=True)
     (tmp_path / ".step_000006.aa.tmp" / "deepspeed").write_text("a file where a folder must be")
@@ -149,13 +158,20 @@ def test_a_damaged_folder_of_the_same_step_is_replaced(tmp_path):
     assert names(tmp_path) == ["step_000005"]
 
 
-def test_what_a_dead_attempt_left_is_taken_away_and_what_lives_is_not(tmp_path):
-    for name in (".step_000004.dead.tmp", ".step_000004.aa.tmp", ".step_000003.old.tmp"):
+def test_what_dead_saves_left_is_taken_away_and_what_is_being_written_is_not(tmp_path):
+    for name in (".step_000004.dead.tmp", ".step_000003.aa.tmp", ".step_000003.old.tmp", ".step_000006.aa.tmp"):
         (tmp_path / name).mkdir(parents=True)
-    remove_leftovers(tmp_path, but="aa")
-    assert names(tmp_path) == [".step_000004.aa.tmp"]
+    save(writer(tmp_path), 5)
+    assert names(tmp_path) == [".step_000006.aa.tmp", "step_000005"]
     remove_leftovers(tmp_path)
-    assert names(tmp_path) == []
+    assert names(tmp_path) == ["step_000005"]
+
+
+def test_a_fault_that_is_known_before_keeps_the_folder_from_appearing(tmp_path):
+    one = writer(tmp_path)
+    save(one, 1)
+    assert save(one, 2, fault="the log is not whole").fault == "the log is not whole"
+    assert names(tmp_path) == ["step_000001"]
 
 
 @pytest.mark.parametrize(
