@@ -6,7 +6,8 @@
 
 It needs root and Debian's packages slurm-wlm and munge; `missing()` says what is not there. Nothing outside the folder is
 touched: munged has a key and a socket of its own, and the ports are free ones, so that several clusters can run at once.
-Knows nothing of what the jobs do.
+Jobs of the partition `urgent` preempt those of the default one, which are requeued. A node can be killed and started again;
+with a cable (tests/slurm_network.py) it has a network of its own, and can be cut off. Knows nothing of what the jobs do.
 """
 
 from __future__ import annotations
@@ -25,13 +26,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from socket import gethostname, socket
 
+from tests.slurm_network import Cable
+
 _PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "squeue", "scancel")
 NODES = ("n1", "n2")
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"}
 
 _CONFIG = """\
 ClusterName=medclm
-SlurmctldHost={host}(127.0.0.1)
+SlurmctldHost={host}({address})
 SlurmctldPort={port}
 SlurmUser=root
 SlurmdUser=root
@@ -47,7 +50,10 @@ SchedulerType=sched/builtin
 SchedulerParameters=sched_interval=2,batch_sched_delay=0
 ReturnToService=2
 JobRequeue=1
-KillWait=5
+KillWait=30
+SlurmdTimeout=20
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 SlurmdParameters=config_overrides
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
@@ -56,7 +62,8 @@ SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd-%n.log
 {nodes}
-PartitionName=tests Nodes=ALL Default=YES State=UP
+PartitionName=tests Nodes=ALL Default=YES PriorityTier=1 State=UP
+PartitionName=urgent Nodes=ALL PriorityTier=2 State=UP
 """
 
 
@@ -75,6 +82,10 @@ class Slurm:
     config: Path
     environment: Mapping[str, str]
     """Of commands that talk to it; jobs inherit it."""
+    daemons: dict[str, subprocess.Popen[bytes]]
+    """Running ones, those of nodes by the node's name."""
+    cable: Cable | None
+    """Between the nodes; None = all share this machine's network."""
 
     def call(self, *command: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
         """What the command prints; `env` is added to the environment.
@@ -83,7 +94,7 @@ class Slurm:
             RuntimeError: it fails; says how.
         """
         done = subprocess.run(
-            [*map(str, command)],
+            [*_inside(self.cable, NODES[0]), *map(str, command)],
             cwd=cwd,
             env={**self.environment, **(env or {})},
             capture_output=True,
@@ -103,6 +114,22 @@ class Slurm:
         """`12` or `12_0` -> state, of a job or of every task of an array; ended ones stay known for five minutes."""
         listed = self.call("squeue", "--noheader", "--array", "--states=all", f"--jobs={job}", "--format=%i %T")
         return dict(line.split() for line in listed.splitlines())
+
+    def kill_node(self, node: str) -> None:
+        """Take the power from a node: its daemon, its steps and their tasks end without a word."""
+        self.daemons[node].kill()
+        self.daemons[node].wait()
+        wait_until(
+            lambda: not _killed(processes_of(self, node)),
+            timeout_s=20,
+            what=lambda: f"{node} to die: {processes_of(self, node)}",
+        )
+
+    def start_node(self, node: str) -> None:
+        """Start the daemon of a node; it reports to the controller by itself."""
+        # The mark is how the daemon's own steps are found: they inherit its environment, tasks do not.
+        marked = {**self.environment, "SLURMD_NODENAME": node}
+        self.daemons[node] = _start([*_inside(self.cable, node), "slurmd", "-D", "-N", node], self.config.parent, marked)
 
     def wait(self, job: str, *, timeout_s: float) -> dict[str, str]:
         """States of a job or an array when all of it has ended."""
@@ -131,8 +158,11 @@ def wait_until(condition: Callable[[], bool], *, timeout_s: float, what: Callabl
 
 
 @contextmanager
-def slurm_cluster(folder: Path, *, cpus: int = 2) -> Iterator[Slurm]:
+def slurm_cluster(folder: Path, *, cpus: int = 2, cable: Cable | None = None) -> Iterator[Slurm]:
     """A controller and two nodes of `cpus` processors each, up and idle; all are gone afterwards.
+
+    Args:
+        cable: joins the networks of the nodes; the controller and our commands are in that of the first node.
 
     Raises:
         TimeoutError: the nodes do not come up; tells the end of the logs.
@@ -142,26 +172,29 @@ def slurm_cluster(folder: Path, *, cpus: int = 2) -> Iterator[Slurm]:
     with tempfile.TemporaryDirectory(prefix="munge-") as short:
         os.chmod(short, 0o755)
         munge = Path(short) / "socket"
-        config = _configure(folder, munge, cpus)
+        config = _configure(folder, munge, cpus, cable)
         environment = {name: value for name, value in os.environ.items() if not re.match(r"SLURM|SBATCH", name)}
-        slurm = Slurm(config, {**environment, "SLURM_CONF": str(config)})
-        started: list[subprocess.Popen[bytes]] = []
+        slurm = Slurm(config, {**environment, "SLURM_CONF": str(config)}, {}, cable)
         try:
-            for command in _daemons(folder, munge):
-                started.append(_start(command, folder, slurm.environment))
-                wait_until(munge.exists, timeout_s=20, what=lambda: f"munged:\n{_logs(folder)}")  # the others need it
-            wait_until(lambda: _idle(slurm), timeout_s=40, what=lambda: f"the nodes to come up:\n{_logs(folder)}")
+            slurm.daemons["munged"] = _start(_munged(folder, munge), folder, slurm.environment)
+            wait_until(munge.exists, timeout_s=20, what=lambda: f"munged:\n{_logs(folder)}")  # the others need it
+            controller = [*_inside(cable, NODES[0]), "slurmctld", "-D"]
+            slurm.daemons["slurmctld"] = _start(controller, folder, slurm.environment)
+            for node in NODES:
+                slurm.start_node(node)
+            wait_until(lambda: idle(slurm), timeout_s=40, what=lambda: f"the nodes to come up:\n{_logs(folder)}")
             yield slurm
         finally:
-            _stop(slurm, started)
+            _stop(slurm)
 
 
-def _configure(folder: Path, munge: Path, cpus: int) -> Path:
+def _configure(folder: Path, munge: Path, cpus: int, cable: Cable | None) -> Path:
     host = gethostname().split(".")[0]
     port, *ports = _free_ports(1 + len(NODES))
+    addresses = [cable.address(name) if cable else "127.0.0.1" for name in NODES]
     nodes = [
-        f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={own} CPUs={cpus}"
-        for name, own in zip(NODES, ports, strict=True)
+        f"NodeName={name} NodeHostname={host} NodeAddr={address} Port={own} CPUs={cpus}"
+        for name, address, own in zip(NODES, addresses, ports, strict=True)
     ]
     for name in ("state", *(f"spool-{node}" for node in NODES)):
         (folder / name).mkdir(exist_ok=True)
@@ -169,7 +202,8 @@ def _configure(folder: Path, munge: Path, cpus: int) -> Path:
     (folder / "munge.key").chmod(0o400)
     config = folder / "slurm.conf"
     config.write_text(
-        _CONFIG.format(host=host, port=port, socket=munge, folder=folder, nodes="\n".join(nodes)), encoding="utf-8"
+        _CONFIG.format(host=host, address=addresses[0], port=port, socket=munge, folder=folder, nodes="\n".join(nodes)),
+        encoding="utf-8",
     )
     return config
 
@@ -183,23 +217,28 @@ def _free_ports(count: int) -> list[int]:
         return [int(probe.getsockname()[1]) for probe in probes]
 
 
-def _daemons(folder: Path, munge: Path) -> list[list[str]]:
-    """Commands that stay in the foreground, in the order in which they start."""
+def _inside(cable: Cable | None, node: str) -> list[str]:
+    """What a command begins with that runs in the network of `node`."""
+    return cable.enter(node) if cable else []
+
+
+def _munged(folder: Path, munge: Path) -> list[str]:
     munged = ["munged", "--foreground", "--force", f"--key-file={folder / 'munge.key'}", f"--socket={munge}"]
-    munged += [f"--pid-file={folder / 'munged.pid'}", f"--seed-file={folder / 'munged.seed'}", "--num-threads=2"]
-    return [munged, ["slurmctld", "-D"], *(["slurmd", "-D", "-N", node] for node in NODES)]
+    return [*munged, f"--pid-file={folder / 'munged.pid'}", f"--seed-file={folder / 'munged.seed'}", "--num-threads=2"]
 
 
 def _start(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    with (folder / f"{command[0]}.out").open("ab") as stream:
+    """A daemon that stays in the foreground."""
+    with (folder / "daemons.out").open("ab") as stream:
         return subprocess.Popen(
             command, stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment, start_new_session=True
         )
 
 
-def _idle(slurm: Slurm) -> bool:
+def idle(slurm: Slurm) -> bool:
+    """Both nodes are up and have nothing to do."""
     try:
-        listed = slurm.call("sinfo", "--noheader", "--Node", "--format=%N %T")
+        listed = slurm.call("sinfo", "--noheader", "--Node", "--partition=tests", "--format=%N %T")
     except RuntimeError:
         return False  # the controller does not answer yet
     return listed.split() == [word for node in NODES for word in (node, "idle")]
@@ -210,21 +249,20 @@ def _logs(folder: Path) -> str:
     return "\n".join(f"{path.name}:\n{path.read_text(errors='replace')[-1000:]}" for path in found)
 
 
-def _stop(slurm: Slurm, started: Sequence[subprocess.Popen[bytes]]) -> None:
+def _stop(slurm: Slurm) -> None:
     """End the daemons in reverse order, then the jobs that are left: each by its process id."""
-    for process in reversed(started):
+    for process in reversed(slurm.daemons.values()):
         process.terminate()
         try:
             process.wait(timeout=10)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-    wait_until(lambda: not _killed(slurm), timeout_s=20, what=lambda: f"the end of {_processes_of(slurm)}")
+    wait_until(lambda: not _killed(processes_of(slurm)), timeout_s=20, what=lambda: f"the end of {processes_of(slurm)}")
 
 
-def _killed(slurm: Slurm) -> list[int]:
+def _killed(found: Sequence[int]) -> Sequence[int]:
     """The processes that were there; a step that dies may start another, so ask again until there is none."""
-    found = _processes_of(slurm)
     for pid in found:
         try:
             os.kill(pid, signal.SIGKILL)
@@ -233,8 +271,9 @@ def _killed(slurm: Slurm) -> list[int]:
     return found
 
 
-def _processes_of(slurm: Slurm) -> list[int]:
-    """Steps and jobs: daemons give them our configuration in their environment, and nobody else has it."""
+def processes_of(slurm: Slurm, node: str | None = None) -> list[int]:
+    """Daemons, steps and tasks, of one node or of all: our configuration is in their environment, and in nobody else's."""
+    marks = {f"SLURM_CONF={slurm.config}".encode(), *([f"SLURMD_NODENAME={node}".encode()] if node else [])}
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
@@ -243,6 +282,6 @@ def _processes_of(slurm: Slurm) -> list[int]:
             variables = (entry / "environ").read_bytes().split(b"\0")
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
-        if f"SLURM_CONF={slurm.config}".encode() in variables:
+        if marks <= set(variables):
             found.append(int(entry.name))
     return found

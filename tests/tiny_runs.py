@@ -14,7 +14,7 @@ _RECIPE = """\
 model:
   tiny: {{image_size: 32, vision_width: 32, vision_layers: 2, width: 32, layers: 2, heads: 2}}
 data: {{min_side: 0}}
-train: {{steps: {steps}, global_batch_size: 12, micro_batch_size: 3, log_every: {log_every}, checkpoint_every: {checkpoint_every}}}
+train: {{lr: 1.0e-3, steps: {steps}, log_every: {log_every}, checkpoint_every: {checkpoint_every}, global_batch_size: 12, micro_batch_size: 3}}
 curriculum: {{timeout_s: {timeout_s}}}
 engine: {{timeout_s: {timeout_s}}}
 tracking: {{uri: "off"}}

@@ -63,19 +63,22 @@ start_ranks() {
 # requeue STATUS BEFORE NOW FOLDER: put the job back into the queue, unless that would lead nowhere; does not return.
 # BEFORE and NOW say how far the work was when this attempt began and is now, empty for nothing; FOLDER remembers the attempts.
 requeue() {
-  local status=$1 before=$2 now=$3 tally="$4/attempts-${SLURM_JOB_ID}" idle=0
-  if [ "$(squeue --noheader --jobs="${SLURM_JOB_ID}" --format=%T)" != RUNNING ]; then
-    exit "${status}" # cancelled, or Slurm puts it back by itself
+  local status=$1 before=$2 now=$3 tally="$4/attempts-${SLURM_JOB_ID}" idle=0 state
+  local failure=$((status ? status : 1))
+  state=$(squeue --noheader --jobs="${SLURM_JOB_ID}" --format=%T)
+  if [ "${state}" != RUNNING ]; then
+    echo "not requeued here: Slurm says ${state}" # it was cancelled, or Slurm puts it back by itself
+    exit "${failure}"
   fi
   if [ -z "${now}" ]; then
     echo "error: failed with status ${status} before anything was kept: not restarted, see the first error above" >&2
-    exit "${status}"
+    exit "${failure}"
   fi
   if [ "${now}" = "${before}" ]; then idle=$(($(cat "${tally}" 2>/dev/null || echo 0) + 1)); fi
   if [ "${idle}" -ge "${attempts_without_progress}" ]; then
     rm -f "${tally}"
     echo "error: ${idle} attempts in a row came no further than ${now}: given up, see the first error of the last one" >&2
-    exit $((status ? status : 1))
+    exit "${failure}"
   fi
   echo "${idle}" >"${tally}"
   echo "requeued at ${now} after status ${status}"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from medclm.data.testing import write_small_corpus
-from tests.documented import documented
+from tests.documented import commands, documented
 from tests.ranks import free_port
 from tests.tiny_runs import assert_same_run, write_recipe
 
@@ -67,6 +67,20 @@ def plain(corpus, tmp_path_factory):
     flags += [f"--data.corpus={corpus}", f"--run.output_dir={out}", "--run.name=films"]
     finished(*(start(sys.executable, "launch/train.py", *flags, **place, RANK=str(rank)) for rank in (0, 1)))
     return out / "films"
+
+
+def test_the_page_has_no_command_that_is_not_run_here_or_in_test_train_slurm():
+    slurm = [
+        "sbatch --nodes=2",
+        "sbatch --ntasks-per-node=8",
+        "sbatch --array=0-4 --nodes=2",
+        "sbatch --array=0-4 --ntasks-per-node=8",
+    ]
+    here = ["torchrun --nproc-per-node", "torchrun --nnodes", "deepspeed --hostfile hostfile --master_addr"]
+    here += ["deepspeed --hostfile hostfile --no_ssh"]
+    found = [begin for words in commands() for begin in slurm + here if " ".join(words).startswith(begin)]
+    assert sorted(found) == sorted(slurm + here)
+    assert len(commands()) == len(found)
 
 
 @pytest.mark.slow
