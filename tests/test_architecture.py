@@ -22,6 +22,8 @@ LAYERS = (
         "medclm.engine",
         "medclm.distributed",
         "medclm.checkpoint",
+        "medclm.checkpoint_writer",
+        "medclm.exports",
         "medclm.tracking",
         "medclm.tracked_runs",
         "medclm.generation",

@@ -78,7 +78,7 @@ def _check_entry(path: Path, position: int, entry: Any) -> None:
         raise ValueError(f"{where}: needs path, kind, rows, bytes and sha256: build the corpus again")
     if entry["kind"] not in KINDS:
         raise ValueError(f"{where}.kind={entry['kind']!r}: expected one of {', '.join(KINDS)}")
-    if Path(entry["path"]).name != entry["path"]:
+    if Path(entry["path"]).name != entry["path"] or entry["path"] == "..":
         raise ValueError(f"{where}.path={entry['path']!r}: files lie in the corpus folder itself")
     if entry["kind"] == "records" and entry.get("split") not in SPLITS:
         raise ValueError(f"{where}.split={entry.get('split')!r}: expected one of {', '.join(SPLITS)}")

@@ -27,6 +27,8 @@ from medclm.data.schema import COLUMNS, KINDS, SPLITS, features
 BATCH_ROWS = {"images": 64, "studies": 256, "annotations": 1024, "records": 1024}
 """Rows of a record batch: what one random read has to look at."""
 _RESIDENT_BYTES = 32 << 20
+_FORMATS = ("PNG", "JPEG")
+"""What corpora store; a decoder of anything else is not offered to whoever can write there."""
 _READ_COST = 1 << 20
 """Bytes a read may map beside its own: the system maps neighbouring pages too (measured: up to about 1 MB a read)."""
 
@@ -163,7 +165,7 @@ class Corpus:
         """
         data = self.image_bytes(image_row)
         try:
-            with Image.open(io.BytesIO(data)) as picture:
+            with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
                 return picture.convert("RGB")
         except MemoryError:
             raise

@@ -57,7 +57,7 @@ def goes_on(corpus, saved, folder, kind, before, after):
     # Rounding differs between numbers of ranks, and Adam makes much of it where a gradient is almost nothing: so a share of the way.
     way = torch.cat([(whole[name] - first[name]).flatten() for name in whole]).norm()
     apart = torch.cat([(whole[name] - resumed[name]).flatten() for name in whole]).norm()
-    assert 0 < way
+    assert way > 0
     assert apart < 0.001 * way
     logs = [read_log(path).rows for path in (saved, folder / "demo")]
     np.testing.assert_array_equal(logs[0]["stages"], logs[1]["stages"])

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from PIL import Image
 
-from medclm.exports import add_evaluations
 from medclm.config import BoxTextSection, DataSection, Recipe
 from medclm.corpus.audit_patterns import find_patterns, patterns
 from medclm.corpus.build import BuildOptions, build
@@ -29,6 +28,7 @@ from medclm.data.corpus_facts import corpus_facts
 from medclm.data.frame import ImageFrame
 from medclm.data.shards import Corpus
 from medclm.data.testing import write_small_corpus
+from medclm.exports import add_evaluations
 from medclm.markdown import code, escape
 from medclm.model_card import CARD, FACTS, evaluation, render_card, training_facts, with_evaluations
 from medclm.models.asking import asking_code, asking_facts

@@ -321,6 +321,7 @@ def test_a_picture_that_the_disk_does_not_deliver_is_an_error(folder: Path, tmp_
         (lambda m: m["files"][0].pop("sha256"), r"files\[0\]: needs"),
         (lambda m: m["files"][0].update(kind="photos"), r"files\[0\]\.kind='photos'"),
         (lambda m: m["files"][0].update(path="../x.arrow"), r"files\[0\]\.path="),
+        (lambda m: m["files"][0].update(path=".."), r"files\[0\]\.path="),
         (lambda m: m["files"][-2].update(split="dev"), r"split='dev'|has no"),
     ],
 )
