@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -18,13 +18,15 @@ class SmallDisk:
         self.folder, self._ballast = folder, folder / "ballast"
 
     def fill(self, leave: int = 0) -> None:
-        """Leave no more than `leave` bytes, in whole pages of 4 KiB."""
-        with self._ballast.open("ab", buffering=0) as stream:
-            for _ in range(self.free() // 4096 - leave // 4096):
+        """Write until the disk is full, then leave so many bytes, a multiple of 4 KiB."""
+        with self._ballast.open("ab", buffering=0) as stream, suppress(OSError):
+            while True:
                 stream.write(bytes(4096))
+        self.make_room(pages=leave // 4096)
 
-    def make_room(self) -> None:
-        self._ballast.unlink()
+    def make_room(self, pages: int | None = None) -> None:
+        """Of some pages of 4 KiB; None = of all that `fill` took."""
+        os.truncate(self._ballast, 0 if pages is None else self._ballast.stat().st_size - 4096 * pages)
 
     def free(self) -> int:
         found = os.statvfs(self.folder)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import math
 import shutil
 import socket
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -343,24 +346,43 @@ def test_waits_do_not_follow_the_wall_clock(monkeypatch):
     assert pause.left_s() == 0.0
 
 
+class Talkative(BaseHTTPRequestHandler):
+    """Refuses every request, and repeats the password that came with it."""
+
+    def do_POST(self):
+        header = self.headers["Authorization"]
+        body = f"wrong: {base64.b64decode(header.split()[1]).decode()} ({header})".encode()
+        self.send_response(403)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_GET = do_POST
+
+    def log_message(self, *_):
+        pass
+
+
 def test_no_secret_is_written_or_said(tmp_path, monkeypatch, caplog, capfd):
-    """The store's password comes from the environment; what a client says of a proxy's is redacted."""
-    secrets = {
-        "MLFLOW_TRACKING_USERNAME": "somebody",
-        "MLFLOW_TRACKING_PASSWORD": "hunter2-Zq9",
-        "HTTP_PROXY": "http://proxy-user:swordfish-7@127.0.0.1:9",
-    }
-    for name, value in secrets.items():
-        monkeypatch.setenv(name, value)
-    with caplog.at_level(logging.DEBUG):
-        tracker = Tracker(tmp_path / "run", TrackingSection(uri="http://tracking.invalid"), tmp_path)
-        tracker.start("run", recipe_params({"tracking": {"uri": "http://tracking.invalid"}}))
+    """The password comes from the environment, and a server that repeats it in its errors does not make us repeat it."""
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "somebody")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "hunter2-Zq9")
+    encoded = base64.b64encode(b"somebody:hunter2-Zq9").decode()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Talkative) as server, caplog.at_level(logging.WARNING):
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        uri = f"http://127.0.0.1:{server.server_port}"
+        tracker = Tracker(tmp_path / "run", TrackingSection(uri=uri), tmp_path)
+        tracker.start("run", recipe_params({"tracking": {"uri": uri}}))
         tracker.log(0, {"loss": 1.0})
         wait_for(lambda: "tried again" in caplog.text, "the first attempt")
         tracker.close()
+        with pytest.raises(RuntimeError, match="403") as caught:
+            stored_runs(uri, "medclm")
+        server.shutdown()
     written = "".join(path.read_text() for path in tmp_path.rglob("*") if path.is_file())
-    said = "".join(capfd.readouterr()) + "".join(r.getMessage() for r in caplog.records if r.name.startswith("medclm"))
-    for secret in ("hunter2-Zq9", "swordfish-7"):
+    said = "".join(capfd.readouterr()) + caplog.text + str(caught.value)
+    assert "wrong: somebody:***" in said
+    for secret in ("hunter2-Zq9", encoded):
         assert secret not in written + said
 
 

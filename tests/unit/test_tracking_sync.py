@@ -108,6 +108,7 @@ def test_only_what_is_missing_is_sent(root):
     tracker.start("demo", {})
     log_some(tracker, 0, 10)
     tracker.artifact(folder / "recipe.yaml")
+    tracker.artifact(folder / "ds_config.json")
     tracker.close()
     late = MetricLines(folder / METRICS)  # as if the store had not been there any more; a step is written again
     log_some(late, 8, 12)
