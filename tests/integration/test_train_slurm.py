@@ -378,6 +378,14 @@ def kept(out):
     return [len(path.read_text().splitlines()) for path in sorted(out.glob("replies-*/rank*.jsonl"))]
 
 
+def until_kept(slurm, job, out, replies):
+    wait_until(
+        lambda: sum(kept(out)) >= replies,
+        timeout_s=240,
+        what=lambda: f"{replies} replies: {slurm.states(job)}\n{log(out.parent)}",
+    )
+
+
 @pytest.mark.slow
 def test_an_evaluation_that_is_requeued_asks_only_what_is_missing(slurm, corpus, undisturbed, tmp_path):
     def ask(out):
@@ -405,11 +413,12 @@ def test_an_evaluation_that_is_requeued_asks_only_what_is_missing(slurm, corpus,
     whole, requeued = tmp_path / "whole", tmp_path / "requeued"
     completed(slurm, ask(whole), tmp_path)
     job = ask(requeued)
-    wait_until(lambda: sum(kept(requeued)) >= 4, timeout_s=120, what=lambda: f"replies: {slurm.states(job)}\n{log(tmp_path)}")
-    slurm.call("scontrol", "requeue", job)
-    until(slurm, job, tmp_path, "PENDING")
-    before = kept(requeued)
-    assert 0 < sum(before) < sum(kept(whole)), "the evaluation was not interrupted in the middle"
+    for interruption in (["scancel", "--signal=USR1"], ["scontrol", "requeue"]):  # the first is what a time limit sends
+        until_kept(slurm, job, requeued, sum(kept(requeued)) + 4)
+        slurm.call(*interruption, job)
+        until(slurm, job, tmp_path, "PENDING")
+        assert sum(kept(requeued)) < sum(kept(whole)), "the evaluation was not interrupted in the middle"
+    assert re.search(r"requeued at \d+ replies after status 138", log(tmp_path))
     completed(slurm, job, tmp_path)
     assert kept(requeued) == kept(whole)
     results = [json.loads((out / "vqa-train" / "results.json").read_text()) for out in (whole, requeued)]
