@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eval.decoding import Decoding
-from medclm.config import BoxTextSection, TrackingSection
+from medclm.config import BoxTextSection, TrackingSection, load_recipe
 
 if TYPE_CHECKING:
     from eval.runner import Benchmark, Plan
@@ -176,6 +176,7 @@ def main(given: list[str]) -> int:
         return 0
     if chosen.base_url:
         return _evaluate_served(chosen, plan, benchmark)
+    store = load_recipe([f"--tracking.uri={chosen.tracking_uri}", f"--tracking.experiment={chosen.experiment}"]).tracking
     with joined(timeout_s=chosen.timeout) as ranks:
         results = evaluate_checkpoint(
             chosen.checkpoint,
@@ -188,8 +189,7 @@ def main(given: list[str]) -> int:
             timeout_s=chosen.timeout,
         )
         if ranks.is_main:
-            section = TrackingSection(uri=chosen.tracking_uri, experiment=chosen.experiment)
-            tracked(results, plan, chosen.checkpoint, chosen.out, section, chosen.runs)
+            tracked(results, plan, chosen.checkpoint, chosen.out, store, chosen.runs)
             print_scores(results)
             print(f"reports: {chosen.out}/*/report.html")
     return 0

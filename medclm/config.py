@@ -419,7 +419,12 @@ class Recipe(BaseSettings):
     """What one run is. Keys are given as --section.key=value."""
 
     model_config = SettingsConfigDict(
-        extra="forbid", use_attribute_docstrings=True, frozen=True, validate_default=True, cli_avoid_json=True
+        extra="forbid",
+        use_attribute_docstrings=True,
+        frozen=True,
+        validate_default=True,
+        cli_avoid_json=True,
+        hide_input_in_errors=True,  # a traceback must not print what may hold a password
     )
 
     run: RunSection = RunSection()

@@ -36,11 +36,11 @@ from medclm.ds_config import BatchPlan, batch_plan, fill, read_json
 from medclm.engine import Device, Engine, connect, find_device, sharded_weights, to_universal, wants_bf16
 from medclm.models.protocol import Processor
 from medclm.models.registry import family
-from medclm.tracking import Tracker
+from medclm.tracking import Tracker, recipe_params
 from medclm.types import LossWeights
 from train.corpora import corpus_folder, training_texts
 from train.record import Recorder
-from train.run import OUTCOME, Run, check_same_run, flat
+from train.run import OUTCOME, Run, check_same_run
 from train.steps import StagedStep
 from train.stops import Stops
 from train.validate import Examination, MakeExam, Validator
@@ -321,7 +321,13 @@ def _tracker(recipe: Recipe, ds_config: dict[str, Any], folder: Path, found: Fou
     write_json(folder / "ds_config.json", ds_config)
     write_json(folder / "versions.json", package_versions())
     tracker = Tracker(folder, recipe.tracking, recipe.run.output_dir)
-    tracker.start(recipe.run.name, flat(recipe), package_versions(), run_id=found.run_state["tracking_run"] if found else None)
+    tracker.start(
+        recipe.run.name,
+        recipe_params(recipe.model_dump(mode="json")),
+        package_versions(),
+        run_id=found.run_state["tracking_run"] if found else None,
+        resumed=found is not None,
+    )
     for name in ("recipe.yaml", "ds_config.json", "versions.json"):
         tracker.artifact(folder / name)
     return tracker

@@ -21,7 +21,7 @@ from medclm.data.stream import Stream
 from medclm.distributed import Ranks
 from medclm.engine import Engine
 from medclm.exports import export_checkpoint
-from medclm.tracking import Tracker
+from medclm.tracking import Tracker, recipe_params
 from train.record import Recorder, draw_course
 from train.steps import StagedStep, StepResult
 from train.stops import Stops
@@ -308,7 +308,7 @@ def check_same_run(recipe: Recipe, folder: Path) -> list[str]:
     Raises:
         ConfigError: naming the key, both values and the cure.
     """
-    now, then = flat(recipe), flat(load_recipe(config=folder / "recipe.yaml"))
+    now, then = (recipe_params(each.model_dump(mode="json")) for each in (recipe, load_recipe(config=folder / "recipe.yaml")))
     changed = []
     for key in now:
         if now[key] == then[key] or (key.startswith("run.") and key != "run.seed"):
@@ -319,14 +319,3 @@ def check_same_run(recipe: Recipe, folder: Path) -> list[str]:
             )
         changed.append(f"{key}={now[key]}, was {then[key]}")
     return changed
-
-
-def flat(recipe: Recipe) -> dict[str, str]:
-    """The recipe as dotted keys and texts, for MLflow parameters."""
-
-    def leaves(tree: Any, prefix: str) -> dict[str, str]:
-        if isinstance(tree, dict):
-            return {key: text for name, value in tree.items() for key, text in leaves(value, f"{prefix}.{name}").items()}
-        return {prefix[1:]: tree if isinstance(tree, str) else json.dumps(tree)}
-
-    return leaves(recipe.model_dump(mode="json"), "")
