@@ -21,6 +21,8 @@ CLOSE = 0.002
 """Another number of ranks adds in another order: largest difference of the weights, as a part of how far training moved them."""
 CLOSE_LOSS = 0.005
 """The same for losses, as a part of the loss."""
+LAG = 2
+"""Batches by which the losses of a log line are older than its step: they travel with the curriculum's messages."""
 
 
 @dataclass(frozen=True)
@@ -117,14 +119,14 @@ def _decisions(run: Path, truth: Path, same_world: bool) -> list[str]:
 
 
 def _metrics(case: Finished, truth: Finished, resumed: list[int], same_world: bool) -> list[str]:
-    """Every logged step has a line, and an equal loss; a resume's first line is of fewer batches, since losses travel two steps."""
+    """Every logged step has a line, and an equal loss, unless its window began before a resume: that line is of fewer batches."""
     ours, theirs = case.metrics(), truth.metrics()
     if torn := case.torn_lines():
         return [f"{torn} lines of metrics.jsonl are not JSON"]
     if missing := sorted(theirs.keys() - ours.keys()):
         return [f"metrics.jsonl has no line for steps {missing}"]
     logged = [step for step, line in theirs.items() if "train/loss" in line]
-    whole = [step for step in logged if not any(step - CHECKPOINT_EVERY <= begun < step for begun in resumed)]
+    whole = [step for step in logged if not any(step - CHECKPOINT_EVERY - LAG < begun < step for begun in resumed)]
     near = _same if same_world else _near
     other = [step for step in whole if not near(ours[step].get("train/loss", -1), theirs[step]["train/loss"])]
     return [f"metrics.jsonl has another train/loss at steps {sorted(other)}"] if other else []
