@@ -276,7 +276,6 @@ class Run:
 
     def close(self, *, failed: bool = False) -> None:
         """Let go of everything; after an error, without a word to the other ranks."""
-        self.stops.close()
         self.loader.close()
         self.recorder.close()
         if failed:

@@ -35,9 +35,6 @@ class Stops:
         self._deadline = None if after_s is None else time.monotonic() + after_s
         self._reason: str | None = None
         self._first_signal: float | None = None
-        self._ended = threading.Event()
-        self._former: list[tuple[int, signal._HANDLER]] = []
-        self._thread: threading.Thread | None = None
 
     @property
     def reason(self) -> str | None:
@@ -51,32 +48,17 @@ class Stops:
         return self.reason is not None
 
     def watch(self) -> None:
-        """Take SIGTERM, SIGUSR1 and SIGINT, and look after the launcher, until `close`. From the main thread only."""
-        self._reading, self._writing = os.pipe()
-        os.set_blocking(self._writing, False)
+        """Take SIGTERM, SIGUSR1 and SIGINT, and look after the launcher, until the process ends. From the main thread only."""
+        self._reading, writing = os.pipe()
+        os.set_blocking(writing, False)
         for number in SIGNALS:
-            self._former.append((number, signal.signal(number, _nothing)))
-        self._former_wakeup = signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
-        self._thread = threading.Thread(target=self._look, name="stops", daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """Give the signals back to whoever had them."""
-        if self._thread is None:
-            return
-        signal.set_wakeup_fd(self._former_wakeup)
-        for number, former in self._former:
-            signal.signal(number, former)
-        self._ended.set()
-        os.write(self._writing, b"\0")
-        self._thread.join()
-        os.close(self._reading)
-        os.close(self._writing)
-        self._thread = None
+            signal.signal(number, _nothing)
+        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        threading.Thread(target=self._look, name="stops", daemon=True).start()
 
     def _look(self) -> None:
         ancestors = _ancestors()
-        while not self._ended.is_set():
+        while True:
             ready, _, _ = select.select([self._reading], [], [], _LOOK_S)
             for number in os.read(self._reading, 64) if ready else b"":
                 if number in SIGNALS:

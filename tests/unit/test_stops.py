@@ -1,6 +1,5 @@
 """Signals, a launcher that goes, a time limit: what makes a rank want to stop, with real processes."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -96,15 +95,3 @@ def test_the_time_limit():
     assert Stops(rank=0, after_s=0.0).reason == "run.stop_after_min is over"
     assert not Stops(rank=0, after_s=3600).wanted
     assert not Stops(rank=0).wanted
-
-
-def test_closing_gives_the_signals_back():
-    former = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)]
-    stops = Stops(rank=0)
-    stops.watch()
-    os.kill(os.getpid(), signal.SIGUSR1)
-    until(lambda: stops.wanted)
-    stops.close()
-    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)] == former
-    assert signal.set_wakeup_fd(-1) == -1
-    stops.close()
