@@ -167,12 +167,15 @@ def evaluate_checkpoint(
         ValueError: as `evaluate`, `open_pool` and `open_checkpoint`.
     """
     from eval.model import open_checkpoint
+    from medclm.exports import exported
 
     plan.check()
     pool = benchmark.open(data, plan.split)  # before the model: a wrong folder is told in a second,
     for name in plan.suites:
         _suite(name, plan, pool, STORED_SQUARE)  # and so is a suite that has nothing here
-    model = open_checkpoint(checkpoint, decoding, local_rank=ranks.local_rank)
+    plane = ControlPlane(ranks, timeout_s=timeout_s, knob="--timeout")
+    folder = plane.main_first(lambda: exported(checkpoint), what=f"the export of {checkpoint}")  # which may be made just now
+    model = open_checkpoint(folder, decoding, local_rank=ranks.local_rank)
     noted = replace(plan, notes={"checkpoint": checkpoint.as_posix(), **plan.notes})
     return evaluate(noted, pool, model, out, ranks=ranks, timeout_s=timeout_s)
 

@@ -89,14 +89,17 @@ def run_training(recipe: Recipe, flags: argparse.Namespace, make_exam: MakeExam 
     run.stops.watch()
     try:
         outcome = train(run)
-        export = run.export() if recipe.train.export else None
+        if run.ranks.is_main:
+            run.tell(outcome.reason)
+            if (
+                recipe.train.export and outcome.reason == "finished"
+            ):  # whoever asked for a stop may not wait for more than the save
+                run.export()
     except (
         Exception
     ) as error:  # no word to the other ranks, which may be gone: whoever waits for this one hears that it is lost
         run.close(failed=True)
         raise explained(error, run) from error
-    if run.ranks.is_main:
-        run.tell(outcome.reason, export)
     run.close()
     disconnect()
     return 0

@@ -252,15 +252,7 @@ class Run:
                     "base and train.precision, or start another run.name"
                 )
 
-    def export(self) -> Path | None:
-        """The newest checkpoint as a plain transformers folder, on the main rank."""
-        if not self.ranks.is_main:
-            return None
-        found = newest(self.folder / "checkpoints")
-        assert found is not None
-        return export_checkpoint(found.folder, self.folder / "export")
-
-    def tell(self, reason: str, export: Path | None) -> None:
+    def tell(self, reason: str) -> None:
         """How the run ended, to people and to scripts; main rank."""
         steps, why = self.recipe.train.steps, f" ({self.stops.reason})" if self.stops.reason else ""
         write_json(self.folder / OUTCOME, {"reason": reason, "step": self.step, "steps": steps})
@@ -271,8 +263,13 @@ class Run:
         )
         if reason == "stopped":
             print(f"the same command with --resume=auto goes on from step {self.step} of {steps}", flush=True)
-        if export is not None:
-            print(f"model for transformers, evaluate.py and predict.py: {export}", flush=True)
+
+    def export(self) -> None:
+        """Write the newest checkpoint as a plain transformers folder; main rank."""
+        found = newest(self.folder / "checkpoints")
+        assert found is not None
+        export = export_checkpoint(found.folder, self.folder / "export")
+        print(f"model for transformers, evaluate.py and predict.py: {export}", flush=True)
 
     def close(self, *, failed: bool = False) -> None:
         """Let go of everything; after an error, without a word to the other ranks."""

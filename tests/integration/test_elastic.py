@@ -75,10 +75,8 @@ def test_it_goes_on_with_another_number_of_ranks(corpus, saved, tmp_path, kind, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", sorted(KINDS))
-@pytest.mark.parametrize(
-    ("before", "after"), [(1, 2), (1, 3), (1, 4), (2, 1), (2, 3), (2, 4), (3, 1), (3, 2), (3, 4), (4, 1), (4, 2), (4, 3)]
-)
-def test_it_does_from_any_number_to_any_other(corpus, saved, tmp_path, kind, before, after):
+@pytest.mark.parametrize(("before", "after"), [(1, 4), (4, 2), (2, 3), (3, 1)])
+def test_it_does_from_and_to_each_of_one_to_four_ranks(corpus, saved, tmp_path, kind, before, after):
     goes_on(corpus, saved(kind, before), tmp_path, kind, before, after)
 
 

@@ -15,6 +15,8 @@ import psutil
 import pytest
 import torch
 
+from eval.decoding import Decoding
+from eval.runner import Plan, evaluate_checkpoint
 from medclm.checkpoint import newest, verify
 from medclm.config import load_recipe
 from medclm.curriculum.log import read_log, turns
@@ -22,6 +24,7 @@ from medclm.curriculum.registry import make_policy
 from medclm.data.shards import Corpus
 from medclm.data.stream import Stream
 from medclm.data.testing import write_small_corpus
+from medclm.distributed import Ranks
 from medclm.engine import consolidated_state
 from medclm.exports import exported
 from tests.ranks import run_ranks
@@ -149,6 +152,20 @@ def test_the_export_holds_the_trained_weights_and_plain_transformers_opens_it(un
     step = exported(undisturbed / "checkpoints" / "step_000010")
     assert step.parent.name == "step_000010"
     assert exported(step) == step
+
+
+def judge(rank, world_size, checkpoint, corpus, out):
+    plan = Plan(suites=("vqa",), split="val", limit=6)
+    return list(
+        evaluate_checkpoint(checkpoint, corpus, out, plan, Decoding(8, 4), ranks=Ranks(rank, rank, world_size), timeout_s=60)
+    )
+
+
+def test_several_ranks_may_judge_a_step_that_nobody_has_exported(corpus, undisturbed, tmp_path):
+    shutil.copytree(undisturbed, tmp_path / "demo", ignore=shutil.ignore_patterns("export"))
+    step = tmp_path / "demo" / "checkpoints" / "step_000010"
+    assert run_ranks(2, judge, 2, step, corpus, tmp_path / "eval", timeout_s=120) == [["vqa"], []]
+    assert (step / "export" / "config.json").is_file()
 
 
 def test_a_damaged_checkpoint_is_passed_over_by_name(undisturbed, tmp_path):
