@@ -11,6 +11,7 @@ the user who resumes (SECURITY.md). Knows nothing of the loop.
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ def package_versions() -> dict[str, str]:
     return found
 
 
+@functools.cache  # of the code that runs, not of what the checkout becomes meanwhile
 def _commit() -> str:
     """The commit of this code, `+changes` where files differ from it; empty outside a git checkout."""
     here = Path(__file__).resolve().parents[1]

@@ -10,6 +10,7 @@ Knows nothing of DeepSpeed, of the loop, or of what the files mean.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -28,6 +29,8 @@ from medclm.data.manifest import sha256_file, write_json
 from medclm.distributed import Ranks
 
 _POLL_S = 0.05
+_ASIDE = ".old.tmp"
+"""End of the temporary name of a folder that another one of its step replaces."""
 _LAST_WAIT_S = 20.0
 """How much longer rank 0 waits for the parts of others when the run has failed: they may be whole, or never come."""
 
@@ -51,6 +54,8 @@ class Saved:
     """From its beginning until the folder was there, or until it was given up."""
     fault: str | None
     """Why it was not saved, as far as this rank knows."""
+    leftover: str | None = None
+    """It was saved, but an older one that retention drops could not be removed."""
 
 
 class CheckpointWriter:
@@ -70,16 +75,19 @@ class CheckpointWriter:
         self._thread: threading.Thread | None = None
         self._ended: list[Saved] = []
         self._failed_at: float | None = None
+        self._begun = 0
+        """Saves so far, the same on all ranks."""
 
     def begin(self, step: int, files: Mapping[str, Any], *, best: int | None = None, fault: str | None = None) -> None:
         """Save `files` as the folder of `step`; waits for an earlier save that is still being written.
 
         Args:
             files: path in the folder -> bytes, or what torch.save takes; must not change any more. Each rank has other paths.
-            best: step of the best checkpoint so far; `checkpoints/best` leads to it.
+            best: step of the best checkpoint so far; `checkpoints/best` leads to it, if it could be saved.
             fault: why this rank knows already that the folder must not appear.
         """
         self._join()
+        self._begun += 1
         self._thread = threading.Thread(target=self._write, args=(step, files, best, fault), name=f"save step {step}")
         self._thread.start()
         if not self.background:
@@ -107,7 +115,8 @@ class CheckpointWriter:
 
     def _write(self, step: int, files: Mapping[str, Any], best: int | None, fault: str | None) -> None:
         began, final = time.monotonic(), step_folder(self.checkpoints, step)
-        temporary = final.with_name(f".{final.name}.{self.attempt}.tmp")
+        temporary = final.with_name(f".{final.name}.{self.attempt}-{self._begun}.tmp")
+        leftover = None
         try:
             if fault is not None:
                 raise RuntimeError(fault)
@@ -116,11 +125,11 @@ class CheckpointWriter:
             write_json(self._note(temporary, self.ranks.rank), entries)
             if self.ranks.is_main:
                 self._commit(step, temporary, final)
-                self._retain(final, best)
+                leftover = self._retain(final, best)
         except Exception as error:  # of the disk, mostly; whatever it is, the run must hear of it instead of losing a thread
             fault = fault or f"{type(error).__name__}: {error}"
-            self._give_up(temporary)
-        self._ended.append(Saved(step, time.monotonic() - began, fault))
+            self._give_up(temporary, files)
+        self._ended.append(Saved(step, time.monotonic() - began, fault, leftover))
 
     def _note(self, temporary: Path, rank: int) -> Path:
         return temporary / f".rank_{rank:05d}.json"
@@ -128,15 +137,16 @@ class CheckpointWriter:
     def _given_up(self, temporary: Path, rank: int) -> Path:
         return temporary / f".rank_{rank:05d}.failed"
 
-    def _give_up(self, temporary: Path) -> None:
-        """Rank 0 takes the folder away; another rank leaves an empty file there, so that rank 0 need not wait."""
-        try:
-            if self.ranks.is_main:
-                shutil.rmtree(temporary, ignore_errors=True)
-            else:
-                self._given_up(temporary, self.ranks.rank).touch()
-        except OSError:  # then rank 0 waits for its timeout
+    def _give_up(self, temporary: Path, files: Mapping[str, Any]) -> None:
+        """Rank 0 takes the folder away; another rank its files, and leaves an empty one there, so that rank 0 need not wait."""
+        if self.ranks.is_main:
+            shutil.rmtree(temporary, ignore_errors=True)
             return
+        with contextlib.suppress(OSError):  # then rank 0 waits for its timeout
+            self._given_up(temporary, self.ranks.rank).touch()
+        for name in files:
+            with contextlib.suppress(OSError):
+                (temporary / name).unlink()
 
     def _commit(self, step: int, temporary: Path, final: Path) -> None:
         entries: list[dict[str, Any]] = []
@@ -151,7 +161,7 @@ class CheckpointWriter:
                 if time.monotonic() > began + self.timeout_s:
                     raise RuntimeError(
                         f"no part of rank {rank} within {self.timeout_s:g} s: do all ranks see {self.checkpoints}, and is it fast "
-                        "enough? engine.timeout_s allows more"
+                        "enough? curriculum.timeout_s and engine.timeout_s allow twice as much"
                     )
                 time.sleep(_POLL_S)
             entries += json.loads(note.read_text(encoding="utf-8"))
@@ -163,29 +173,45 @@ class CheckpointWriter:
         write_json(temporary / "manifest.json", {**manifest, "files": sorted(entries, key=lambda entry: str(entry["path"]))})
         for rank in range(self.ranks.world_size):
             self._note(temporary, rank).unlink()
-        _sync_folder(temporary)
+        for folder in (*(path for path in temporary.rglob("*") if path.is_dir()), temporary):
+            _sync_folder(folder)
         if final.exists():  # one that did not verify, or that an abandoned continuation wrote
-            aside = final.with_name(f".{final.name}.old.tmp")
+            aside = final.with_name(f".{final.name}{_ASIDE}")
             shutil.rmtree(aside, ignore_errors=True)
             os.replace(final, aside)
         os.replace(temporary, final)
         _sync_folder(self.checkpoints)
 
-    def _retain(self, newest: Path, best: int | None) -> None:
+    def _retain(self, newest: Path, best: int | None) -> str | None:
+        """Drop what is not kept; what stands in the way is no fault of the new folder, and is returned."""
+        try:
+            self._drop(newest, best)
+        except OSError as error:
+            return str(error)
+        return None
+
+    def _drop(self, newest: Path, best: int | None) -> None:
         kept = {newest}
-        if best is not None:
+        if best is not None and step_folder(self.checkpoints, best).is_dir():
             kept.add(step_folder(self.checkpoints, best))
             _point_to(self.checkpoints / BEST, step_folder(self.checkpoints, best))
         folders, every = step_folders(self.checkpoints), self.retention.every
         older = folders[: folders.index(newest)]  # newer ones are of a run that this one began again before
-        for folder in older[: len(older) + 1 - self.retention.last]:
+        for folder in older[: max(0, len(older) + 1 - self.retention.last)]:
             if folder not in kept and not (every and step_of(folder) % every == 0):
                 shutil.rmtree(folder)
         remove_leftovers(self.checkpoints, until=step_of(newest))
 
 
 def remove_leftovers(checkpoints: Path, until: int | None = None) -> None:
-    """Remove temporary folders that saves left which did not come to their end: of steps up to `until`, or all."""
+    """Remove temporary folders that saves left which did not come to their end: of steps up to `until`, or all.
+
+    One that was to be replaced, and whose replacement did not get its name, gets it back.
+    """
+    for aside in checkpoints.glob(f".step_*{_ASIDE}"):
+        final = checkpoints / aside.name.removeprefix(".").removesuffix(_ASIDE)
+        if not final.exists():
+            os.replace(aside, final)
     for path in checkpoints.glob(".step_*.tmp"):
         if until is None or int(path.name.split(".")[1].removeprefix("step_")) <= until:
             shutil.rmtree(path, ignore_errors=True)

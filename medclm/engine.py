@@ -40,7 +40,7 @@ def find_device(local_rank: int) -> Device:
     """This rank's accelerator, or the CPU."""
     if torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR", "cuda") == "cuda":
         if local_rank >= torch.cuda.device_count():
-            raise ValueError(
+            raise ConfigError(
                 f"LOCAL_RANK={local_rank}, but this machine has {torch.cuda.device_count()} GPU(s): start fewer ranks"
             )
         torch.cuda.set_device(local_rank)
@@ -245,9 +245,10 @@ class Engine:
         # and all parameters share one step tensor, which AdamW then counts up once for each of them.
         for group, own in zip(self._optimizer.param_groups, ours, strict=True):
             group.update(own)
-        for state in self._optimizer.state.values():
+        fused = bool(self._optimizer.defaults.get("fused"))  # then the count belongs on the device, else on the CPU
+        for parameter, state in self._optimizer.state.items():
             if isinstance(state.get("step"), torch.Tensor):
-                state["step"] = state["step"].clone()
+                state["step"] = state["step"].to(parameter.device if fused else "cpu", copy=True)
         # ZeRO's step counter is not ours, but the accumulation counter must start at a boundary.
         self._engine.micro_steps = 0
 
@@ -265,7 +266,8 @@ class Engine:
             if not parameter.requires_grad:
                 frozen.append(f"{name} {parameter.dtype}")
                 sums.append(_weighted_bits(parameter))
-        values = torch.stack(sums) if sums else torch.zeros(0, dtype=torch.int64, device=self.device.name)
+        # with offloaded parameters some are on the CPU and small ones on the accelerator
+        values = torch.tensor([int(value) for value in sums], dtype=torch.int64, device=self.device.name)
         if sums and self._engine.zero_optimization_partition_weights() and torch.distributed.get_world_size() > 1:
             torch.distributed.all_reduce(values)  # integers: the sum over shards is exact and wraps like each of them
         told = json.dumps([frozen, values.tolist()]).encode()
@@ -359,7 +361,7 @@ def to_universal(folder: Path, out: Path) -> None:
         strict=True,
         inject_missing_state=True,
     )
-    with contextlib.redirect_stdout(open(os.devnull, "w")):
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         main(options)
 
 
@@ -367,6 +369,6 @@ def consolidated_state(folder: Path, *, exclude_frozen: bool) -> dict[str, torch
     """The whole float32 weights of a saved checkpoint, on the CPU, with the objective's parameter names."""
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-    with contextlib.redirect_stdout(open(os.devnull, "w")):  # it prints a line per file
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # it prints a line per file
         state = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=_TAG, exclude_frozen_parameters=exclude_frozen)
     return {name: tensor.contiguous() for name, tensor in state.items()}

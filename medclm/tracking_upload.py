@@ -86,7 +86,7 @@ class Uploader:
 
     def file(self, path: Path, under: str | None) -> None:
         """Store a file; `under` is a folder among the run's artifacts. One that waits already is stored once."""
-        if (path, under) not in self._files:
+        if (path, under) not in list(self._files):  # a copy: the thread takes some away meanwhile
             self._files.append((path, under))
         self._news.set()
 

@@ -46,12 +46,15 @@ from train.stops import Stops
 from train.validate import Examination, MakeExam, Validator
 
 
-def build_run(recipe: Recipe, ds_tree: dict[str, Any], *, ds_name: str, resume: bool, make_exam: MakeExam | None = None) -> Run:
+def build_run(
+    recipe: Recipe, ds_tree: dict[str, Any], *, ds_name: str, resume: bool, stops: Stops, make_exam: MakeExam | None = None
+) -> Run:
     """Connect the ranks and make the run; every rank calls it.
 
     Args:
         ds_tree: the DeepSpeed JSON as read; `ds_name` names it in messages.
         resume: continue from the newest checkpoint that verifies, if there is one.
+        stops: what may want the run to end early.
         make_exam: makes what asks questions in words (`validation.questions`).
 
     Raises:
@@ -75,8 +78,6 @@ def build_run(recipe: Recipe, ds_tree: dict[str, Any], *, ds_name: str, resume: 
     found = newest(folder / "checkpoints", plane) if resume else None
     state = _resumable(found, recipe, ds_config, plane) if found is not None else None
     attempt = plane.from_main(lambda: secrets.token_hex(4), what="the name of this attempt")
-    if ranks.is_main:
-        (folder / "recipe.yaml").write_text(recipe_yaml(recipe), encoding="utf-8")
 
     source = plane.main_first(lambda: corpus_folder(recipe), what="the corpus")
     if recipe.data.cache is not None:
@@ -94,10 +95,19 @@ def build_run(recipe: Recipe, ds_tree: dict[str, Any], *, ds_name: str, resume: 
         image_size=processor.image_size,
         fit=recipe.data.fit,
     )
+    if found is not None:
+        stream.check_state(found.run_state["stream"])
     if ranks.is_main:
         _print_left_out(stream, recipe.data.min_side)
-    service = _service(recipe, plan, stream, corpus, ranks, folder)
     engine = _engine(recipe, ds_config, processor, device=device, bf16=bf16)
+    network = engine.fingerprint()
+    if found is not None:
+        _check_network(network, found, recipe)
+
+    if ranks.is_main:  # nothing is refused from here on, so what an earlier attempt left may be written over
+        (folder / OUTCOME).unlink(missing_ok=True)
+        (folder / "recipe.yaml").write_text(recipe_yaml(recipe), encoding="utf-8")
+    service = _service(recipe, plan, stream, corpus, ranks, folder)
     tracker = _tracker(recipe, ds_config, folder, found) if ranks.is_main else None
     renderer = Renderer(corpus=corpus, processor=processor, data=recipe.data, seed=recipe.run.seed)
     loader = Loader(
@@ -128,9 +138,9 @@ def build_run(recipe: Recipe, ds_tree: dict[str, Any], *, ds_name: str, resume: 
         attempt=attempt,
         retention=Retention(last=recipe.train.keep_checkpoints, every=recipe.train.keep_every),
         background=recipe.train.save_in_background,
-        timeout_s=recipe.engine.timeout_s,
+        # rank 0 may be waiting in this when the other ranks are at the next exchange already: it must give up first
+        timeout_s=min(recipe.engine.timeout_s, recipe.curriculum.timeout_s) / 2,
     )
-    stops = Stops(rank=ranks.rank, after_s=60 * recipe.run.stop_after_min or None)
     run = Run(
         recipe=recipe,
         ds_config=ds_config,
@@ -148,6 +158,7 @@ def build_run(recipe: Recipe, ds_tree: dict[str, Any], *, ds_name: str, resume: 
         exam=exam,
         writer=writer,
         stops=stops,
+        network=network,
     )
     if found is not None:
         assert state is not None
@@ -170,10 +181,14 @@ def _take_folder(folder: Path) -> IO[str]:
         raise RuntimeError(
             f"{folder}: {lock.read().strip() or 'another process'} is training there: wait for its end, or give another run.name"
         ) from error
+    except OSError as error:
+        raise RuntimeError(
+            f"{folder}: its file system has no locks ({error.strerror}), so two runs could write there at once: mount it with locks "
+            "(Lustre: -o flock), or give another run.output_dir"
+        ) from error
     lock.truncate(0)
     lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
     lock.flush()
-    (folder / OUTCOME).unlink(missing_ok=True)
     remove_leftovers(folder / "checkpoints")
     return lock
 
@@ -205,6 +220,16 @@ def _resumable(found: Found, recipe: Recipe, ds_config: dict[str, Any], plane: C
         return found.folder / "deepspeed"
     ds_config["checkpoint"] = {**ds_config.get("checkpoint", {}), "load_universal": True}
     return plane.from_main(lambda: _universal(found.folder), what=f"the files of {found.folder.name} for any number of ranks")
+
+
+def _check_network(network: dict[str, str], found: Found, recipe: Recipe) -> None:
+    theirs = found.run_state["network"]
+    for part, what in (("network", "layers of other names or sizes"), ("frozen", "other frozen weights, or another precision")):
+        if network[part] != theirs[part]:
+            raise ConfigError(
+                f"model.path={recipe.model.path}: has {what} than the checkpoint {found.folder} was trained on: give the same base and "
+                "train.precision, or start another run.name"
+            )
 
 
 def _universal(step: Path) -> Path:

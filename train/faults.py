@@ -6,6 +6,7 @@ import re
 
 import torch
 
+from medclm.config import ConfigError
 from medclm.data.order import largest_micro_batch
 from medclm.ds_config import batch_plan
 from train.run import Run
@@ -17,17 +18,19 @@ GIB = 2**30
 
 def explained(error: Exception, run: Run) -> Exception:
     """The same error, or one that says what to do; the original stays its cause."""
-    if isinstance(error, ValueError):
-        return error
+    if isinstance(error, ConfigError) or str(error).startswith(f"rank {run.ranks.rank}"):
+        return error  # in such words already
     where = f"rank {run.ranks.rank}, batch {run.batch_index} after step {run.step}"
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or _MEMORY.search(str(error)):
         return RuntimeError(f"{where}: out of memory ({_first_line(error)}). {_smaller(run)}")
-    if isinstance(error, RuntimeError) and _PEER.search(str(error)) and "waiting for" not in str(error):
+    if isinstance(error, RuntimeError) and _PEER.search(str(error)):
         return RuntimeError(
             f"{where}: a collective of the model failed ({_first_line(error)}): another rank hangs, died or raised: look for the first "
             f"error in the logs of all ranks; after {run.recipe.engine.timeout_s:g} s (engine.timeout_s) a silent rank is given up. "
             "Start again with --resume=auto"
         )
+    if isinstance(error, ValueError):  # of this rank alone, or it would have come before the first step
+        return RuntimeError(f"{where}: {error}")
     return error
 
 

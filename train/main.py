@@ -72,32 +72,36 @@ def set_threads() -> None:
 
 def run_training(recipe: Recipe, flags: argparse.Namespace, make_exam: MakeExam | None) -> int:
     """Build, train, export, close; 0 when finished or stopped on request."""
+    from medclm.distributed import Ranks
     from medclm.engine import disconnect
     from train.build import build_run
     from train.faults import explained
     from train.loop import train
+    from train.stops import Stops
 
     ds_tree = read_json(flags.deepspeed)
     set_threads()
     # DeepSpeed calls collectives by names that torch is about to retire: two lines of warning per rank, nothing to do here.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+    ranks = Ranks.from_environment()
+    stops = Stops(rank=ranks.rank, launched="RANK" in os.environ, after_s=60 * recipe.run.stop_after_min or None)
     try:
-        run = build_run(recipe, ds_tree, ds_name=str(flags.deepspeed), resume=flags.resume == "auto", make_exam=make_exam)
+        run = build_run(
+            recipe, ds_tree, ds_name=str(flags.deepspeed), resume=flags.resume == "auto", stops=stops, make_exam=make_exam
+        )
     except ValueError:
         disconnect()
         raise
-    run.stops.watch()
+    stops.watch()
     try:
         outcome = train(run)
         if run.ranks.is_main:
             run.tell(outcome.reason)
-            if (
-                recipe.train.export and outcome.reason == "finished"
-            ):  # whoever asked for a stop may not wait for more than the save
+            # whoever asked for a stop may not wait for more than the save
+            if recipe.train.export and outcome.reason == "finished":
                 run.export()
-    except (
-        Exception
-    ) as error:  # no word to the other ranks, which may be gone: whoever waits for this one hears that it is lost
+    except Exception as error:
+        # no word to the other ranks, which may be gone: whoever waits for this one hears that it is lost
         run.close(failed=True)
         raise explained(error, run) from error
     run.close()

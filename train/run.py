@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import resource
 import time
 from dataclasses import asdict, dataclass
@@ -11,7 +12,7 @@ from typing import IO, Any
 
 import torch
 
-from medclm.checkpoint import Found, newest
+from medclm.checkpoint import Found, step_folder
 from medclm.checkpoint_writer import CheckpointWriter, Saved
 from medclm.config import ConfigError, Recipe, load_recipe, recipe_yaml
 from medclm.curriculum.service import CurriculumService, Report
@@ -77,6 +78,8 @@ class Run:
     exam: Examination | None
     writer: CheckpointWriter
     stops: Stops
+    network: dict[str, str]
+    """Fingerprint of the network and its frozen weights."""
     step: int = 0
     """Applied updates: schedule, budgets and checkpoint names count these."""
     batch_index: int = 0
@@ -84,6 +87,7 @@ class Run:
     skipped_in_row: int = 0
     best: Best | None = None
     _saved_batch: int = -1
+    _saved_step: int = -1
     _last_save: Saved | None = None
     """How the newest save that ended did so."""
     _validated_step: int = -1
@@ -131,7 +135,8 @@ class Run:
         return torch.cuda.max_memory_allocated()
 
     def due_to_log(self) -> bool:
-        return self.step % self.recipe.train.log_every == 0 or self.step == self.recipe.train.steps
+        due = self.step % self.recipe.train.log_every == 0 or self.step == self.recipe.train.steps
+        return due and self.skipped_in_row == 0  # a skipped batch leaves the step where it was
 
     def due_to_validate(self) -> bool:
         every = self.recipe.validation.every
@@ -151,20 +156,20 @@ class Run:
         if name not in values:
             raise ConfigError(f"validation.best={name}: no such score: choose one of {', '.join(values)}")
         sign = 1 if "loss" in name else -1
-        if self.best is None or sign * values[name] < sign * self.best.value:
+        if math.isfinite(values[name]) and (self.best is None or sign * values[name] < sign * self.best.value):
             self.best = Best(step=self.step, score=name, value=values[name])
             self.save()
 
     def due_to_save(self) -> bool:
         every = self.recipe.train.checkpoint_every
-        return every > 0 and self.step % every == 0
+        return every > 0 and self.step % every == 0 and self.step != self._saved_step
 
     def save(self) -> None:
         """Begin to write the checkpoint of this step, once; every rank calls it. The loop waits for a copy of the state."""
-        self._note_saved(self.writer.ended())
         if self.batch_index == self._saved_batch:
             return
-        self._saved_batch = self.batch_index
+        self._note_saved(self.writer.finish())  # one copy in memory at a time
+        self._saved_batch, self._saved_step = self.batch_index, self.step
         began = time.perf_counter()
         run_state = {
             "step": self.step,
@@ -173,7 +178,7 @@ class Run:
             "stream": self.stream.state(),
             "curriculum": self.service.state_dict(),
             "spikes": self.take_step.guard.state(),
-            "network": self.engine.fingerprint(),
+            "network": self.network,
             "tracking_run": self.tracker.run_id if self.tracker else None,
             "best": asdict(self.best) if self.best else None,
         }
@@ -211,6 +216,10 @@ class Run:
     def _note_saved(self, ended: list[Saved]) -> None:
         for saved in ended:
             self._last_save = saved
+            if saved.leftover is not None:
+                self.recorder.say(
+                    f"the checkpoint of step {saved.step} is saved, but an older one could not be removed: {saved.leftover}"
+                )
             if saved.fault is None:
                 self.recorder.note(saved.step, {"checkpoint/write_s": saved.seconds})
                 continue
@@ -222,35 +231,19 @@ class Run:
             )
 
     def resume(self, found: Found, state: Path) -> None:
-        """Continue from a checkpoint.
+        """Continue from a checkpoint that is known to fit.
 
         Args:
             state: DeepSpeed's files for this number of ranks.
-
-        Raises:
-            ValueError: a checkpoint of another model, corpus, seed or policy, naming the key.
         """
-        self.stream.check_state(found.run_state["stream"])
-        self._check_network(found)
         self.service.load_state_dict(found.run_state["curriculum"])
         self.take_step.guard.load(found.run_state["spikes"])
         self.engine.load(state, exclude_frozen=bool(self.recipe.model.lora.rank))
         self.step, self.batch_index = found.run_state["step"], found.run_state["batch_index"]
-        self.skipped_in_row, self._saved_batch = found.run_state["skipped_in_row"], self.batch_index
+        self.skipped_in_row = found.run_state["skipped_in_row"]
+        self._saved_batch, self._saved_step = self.batch_index, self.step
         if found.run_state.get("best"):
             self.best = Best(**found.run_state["best"])
-
-    def _check_network(self, found: Found) -> None:
-        ours, theirs = self.engine.fingerprint(), found.run_state["network"]
-        for part, what in (
-            ("network", "layers of other names or sizes"),
-            ("frozen", "other frozen weights, or another precision"),
-        ):
-            if ours[part] != theirs[part]:
-                raise ConfigError(
-                    f"model.path={self.recipe.model.path}: has {what} than the checkpoint {found.folder} was trained on: give the same "
-                    "base and train.precision, or start another run.name"
-                )
 
     def tell(self, reason: str) -> None:
         """How the run ended, to people and to scripts; main rank."""
@@ -266,9 +259,7 @@ class Run:
 
     def export(self) -> None:
         """Write the newest checkpoint as a plain transformers folder; main rank."""
-        found = newest(self.folder / "checkpoints")
-        assert found is not None
-        export = export_checkpoint(found.folder, self.folder / "export")
+        export = export_checkpoint(step_folder(self.folder / "checkpoints", self.step), self.folder / "export")
         print(f"model for transformers, evaluate.py and predict.py: {export}", flush=True)
 
     def close(self, *, failed: bool = False) -> None:
@@ -284,7 +275,7 @@ class Run:
         if self.tracker is not None:
             if not failed and self.step >= self.recipe.train.steps:  # a run that was asked to stop has no time for pictures
                 draw_course(self.folder, policy=self.service.policy, stream=self.stream, tracker=self.tracker)
-            self.tracker.close("FAILED" if failed else "FINISHED")
+            self.tracker.close("FAILED" if failed else "FINISHED" if self.step >= self.recipe.train.steps else "KILLED")
         if not failed:
             self.engine.close()
         if self.lock is not None:

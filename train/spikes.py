@@ -76,8 +76,8 @@ class SpikeGuard:
         window_W7 = np.stack(self._window)
         seen_3 = window_W7[:, 3:6].sum(axis=0)
         known_3 = seen_3 >= LEAST_SAMPLES
-        if not (sums[3:6] * known_3).any():
-            return None
+        if 2 * (sums[3:6] * known_3).sum() < sums[3:6].sum():
+            return None  # a few samples scatter more than the batches that they would be compared with
         means_3 = np.where(known_3, window_W7[:, :3].sum(axis=0) / np.maximum(seen_3, 1), 0.0) / UNIT
         past_W = _residuals(window_W7, means_3, known_3)
         sigma = float(np.sqrt(np.mean(past_W**2)))

@@ -67,7 +67,10 @@ class StagedStep:
         return self.engine.forward(batch, counts)
 
     def judge(self, sample_losses: torch.Tensor, stages: torch.Tensor) -> Verdict:
-        """Whether the global batch may be learned from; the same on every rank, before the last backward."""
+        """Whether the global batch may be learned from; the same on every rank, before the last backward.
+
+        Waits for the device: the verdict decides what is computed next.
+        """
         sums = torch.from_numpy(batch_sums(sample_losses.detach().float().cpu().numpy(), stages.numpy()))
         if self.ranks.world_size > 1:
             on_device = sums.to(self.engine.device.name)

@@ -27,11 +27,14 @@ class Stops:
 
     Args:
         rank: for messages.
+        launched: a launcher started this process, so that it must not outlive it. Make this object early: who is gone before
+            is not missed.
         after_s: seconds from now after which a stop is wanted; None = never.
     """
 
-    def __init__(self, *, rank: int, after_s: float | None = None) -> None:
+    def __init__(self, *, rank: int, launched: bool = False, after_s: float | None = None) -> None:
         self._rank = rank
+        self._ancestors = _ancestors() if launched else []
         self._deadline = None if after_s is None else time.monotonic() + after_s
         self._reason: str | None = None
         self._first_signal: float | None = None
@@ -57,14 +60,13 @@ class Stops:
         threading.Thread(target=self._look, name="stops", daemon=True).start()
 
     def _look(self) -> None:
-        ancestors = _ancestors()
         while True:
             ready, _, _ = select.select([self._reading], [], [], _LOOK_S)
             for number in os.read(self._reading, 64) if ready else b"":
                 if number in SIGNALS:
                     self._signalled(number)
-            if ancestors and _ancestors() != ancestors:
-                ancestors = []
+            if self._ancestors and _ancestors() != self._ancestors:
+                self._ancestors = []
                 self._want("the launcher that started this process is gone")
 
     def _signalled(self, number: int) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +79,7 @@ class AssignmentLog:
         self._begins: int | None = None
         """The first batch that this process decided, until the file is cut there."""
         self._begun = self._faulty = self._closed = False
+        self._lock = threading.Lock()  # a run that fails closes the log while an exchange may still be under way
         self._unobserved: dict[int, np.ndarray] = {}
         """Batch -> its row (1,), from its decision to its observation."""
         self._waiting: dict[int, np.ndarray] = {}
@@ -115,6 +117,10 @@ class AssignmentLog:
 
     def _try_to_write(self) -> OSError | None:
         """Write what waits, in order, so that no row is missing before one that is there. Returns what stopped it."""
+        with self._lock:
+            return None if self._closed else self._write_waiting()
+
+    def _write_waiting(self) -> OSError | None:
         size = self._dtype.itemsize
         try:
             if self._begins is not None:
@@ -150,10 +156,12 @@ class AssignmentLog:
     def close(self) -> None:
         if self._closed:
             return
-        self._closed = True
-        if self._try_to_write() is not None:
+        failed = self._try_to_write()
+        with self._lock:
+            self._closed = True
+            os.close(self._file)
+        if failed is not None:
             _log.warning("%s: %d rows could not be written and are lost", self._path, len(self._waiting))
-        os.close(self._file)
 
 
 def read_log(folder: Path) -> LoggedRun:

@@ -86,11 +86,11 @@ def test_a_run_that_failed_does_not_wait_for_the_timeout(tmp_path, monkeypatch):
 
 
 def test_a_rank_that_fails_ends_the_wait_of_rank_0_at_once(tmp_path):
-    (tmp_path / ".step_000006.aa.tmp").mkdir(parents=True)
-    (tmp_path / ".step_000006.aa.tmp" / "deepspeed").write_text("a file where a folder must be")
+    (tmp_path / ".step_000006.aa-1.tmp").mkdir(parents=True)
+    (tmp_path / ".step_000006.aa-1.tmp" / "deepspeed").write_text("a file where a folder must be")
     failed = save(writer(tmp_path, 1, 2), 6)
     assert "FileExistsError" in failed.fault or "NotADirectoryError" in failed.fault
-    (tmp_path / ".step_000006.aa.tmp" / "deepspeed").unlink()
+    (tmp_path / ".step_000006.aa-1.tmp" / "deepspeed").unlink()
     ended = save(writer(tmp_path, 0, 2, timeout_s=60), 6)
     assert "rank 1 could not write its part" in ended.fault
     assert ended.seconds < 30
@@ -142,6 +142,40 @@ def test_retention_keeps_the_last_the_multiples_and_the_best(tmp_path):
     assert (tmp_path / "best").resolve().name == "step_000003"
 
 
+@pytest.mark.parametrize("last", [1, 2, 3, 4, 5, 6, 20])
+def test_the_last_ones_stay_however_many_there_are(tmp_path, last):
+    one = writer(tmp_path, last=last)
+    for step in range(1, 12):
+        save(one, step)
+        assert len(step_folders(tmp_path)) == min(step, last)
+
+
+def test_a_best_step_that_was_not_saved_leaves_the_link_as_it_was(tmp_path):
+    one = writer(tmp_path)
+    save(one, 1, best=1)
+    save(one, 2, best=2, fault="no room")
+    save(one, 3, best=2)
+    assert (tmp_path / "best").resolve().name == "step_000001"
+
+
+def test_a_folder_that_cannot_be_dropped_is_told_and_the_new_one_is_saved(tmp_path):
+    one = writer(tmp_path, last=1)
+    save(one, 1)
+    (tmp_path / "best").mkdir()  # stands where the link must go
+    ended = save(one, 2, best=2)
+    assert ended.fault is None
+    assert "best" in ended.leftover
+    assert newest(tmp_path).folder.name == "step_000002"
+
+
+def test_a_kill_between_the_two_renames_of_a_replacement_loses_nothing(tmp_path):
+    save(writer(tmp_path), 5)
+    (tmp_path / "step_000005").rename(tmp_path / ".step_000005.old.tmp")
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == ["step_000005"]
+    assert verify(step_folder(tmp_path, 5)) is None
+
+
 def test_a_million_steps_and_one_are_in_the_right_order(tmp_path):
     one = writer(tmp_path, last=2)
     for step in (999_999, 1_000_000, 1_000_001):
@@ -159,10 +193,10 @@ def test_a_damaged_folder_of_the_same_step_is_replaced(tmp_path):
 
 
 def test_what_dead_saves_left_is_taken_away_and_what_is_being_written_is_not(tmp_path):
-    for name in (".step_000004.dead.tmp", ".step_000003.aa.tmp", ".step_000003.old.tmp", ".step_000006.aa.tmp"):
+    for name in (".step_000004.dead-1.tmp", ".step_000003.aa-1.tmp", ".step_000006.aa-2.tmp"):
         (tmp_path / name).mkdir(parents=True)
     save(writer(tmp_path), 5)
-    assert names(tmp_path) == [".step_000006.aa.tmp", "step_000005"]
+    assert names(tmp_path) == [".step_000006.aa-2.tmp", "step_000005"]
     remove_leftovers(tmp_path)
     assert names(tmp_path) == ["step_000005"]
 
@@ -225,9 +259,10 @@ def test_others_go_on_while_a_save_is_written(tmp_path):
     other = writer(tmp_path, 0, 2, background=True, timeout_s=20)
     other.begin(1, files(step=1))
     assert other.ended() == []
-    late = threading.Timer(0.3, lambda: save(writer(tmp_path, 1, 2), 1))
+    rank_1 = writer(tmp_path, 1, 2)
+    late = threading.Timer(0.3, lambda: save(rank_1, 1))
     late.start()
-    second = threading.Timer(0.6, lambda: save(writer(tmp_path, 1, 2), 2))
+    second = threading.Timer(0.9, lambda: save(rank_1, 2))
     second.start()
     other.begin(2, files(step=2))
     assert [saved.step for saved in other.ended()] == [1]

@@ -64,6 +64,18 @@ def test_a_harder_stage_coming_in_is_no_spike():
     assert guard.judge(batch_sums(*batch(1, stages=(HARD,), level=1.5))).drop
 
 
+def test_a_few_samples_of_a_known_stage_do_not_judge_a_batch_of_an_unknown_one():
+    draw = generator(0, "test.spikes.few")
+    dropped = 0
+    for _ in range(100):
+        guard = SpikeGuard(6.0)
+        for _ in range(WINDOW):
+            guard.judge(batch_sums(draw.gamma(0.5, size=48).astype(np.float32), np.full(48, EASY, np.uint8)))
+        stages = np.array([EASY] + [MEDIUM] * 47, np.uint8)
+        dropped += guard.judge(batch_sums(draw.gamma(0.5, size=48).astype(np.float32), stages)).drop
+    assert dropped == 0
+
+
 def test_nothing_is_a_spike_before_there_is_something_to_compare_with():
     guard = SpikeGuard(6.0)
     learned(guard, LEAST_STEPS - 1, spread=0.0)

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 WAITS = """
 import sys, time, os
 from train.stops import Stops
-stops = Stops(rank=3)
+stops = Stops(rank=3, launched=True)
 stops.watch()
 print("ready", os.getpid(), flush=True)
 end = time.monotonic() + 20
