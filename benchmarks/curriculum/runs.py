@@ -29,7 +29,7 @@ from benchmarks.curriculum.corpora import CODE, corpus_folder
 from medclm.config import load_recipe
 from medclm.data.shards import Corpus
 from medclm.ds_config import read_json
-from train.build import flat
+from medclm.tracking import recipe_params
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = Path(__file__).parent / "recipe.yaml"
@@ -63,7 +63,8 @@ class Job:
     @functools.cached_property
     def recipe(self) -> dict[str, str]:
         """The resolved recipe as dotted keys, without names and places."""
-        resolved = flat(load_recipe([*self.flags, f"--run.seed={self.seed}"], config=RECIPE))
+        recipe = load_recipe([*self.flags, f"--run.seed={self.seed}"], config=RECIPE)
+        resolved = recipe_params(recipe.model_dump(mode="json"))
         return {
             key: value for key, value in resolved.items() if not key.startswith(("run.name", "run.output_dir", "tracking."))
         }
@@ -85,6 +86,7 @@ def take(job: Job, *, corpus: Path, judged_on: Path) -> dict[str, Any]:
     from medclm.engine import disconnect
     from train.build import build_run
     from train.loop import train
+    from train.stops import Stops
 
     taught, asked = (_patients(Corpus(folder), split) for folder, split in ((corpus, "train"), (judged_on, "test")))
     if taught & asked:
@@ -95,7 +97,8 @@ def take(job: Job, *, corpus: Path, judged_on: Path) -> dict[str, Any]:
     recipe = load_recipe(flags, config=RECIPE)
     shutil.rmtree(WORK / name, ignore_errors=True)
     # One rank needs no shards: stage 2 leaves out the hooks of stage 3, which cost a fifth of a step of so small a model.
-    run = build_run(recipe, read_json(ROOT / "ds_configs" / "zero2.json"), ds_name="zero2.json", resume=False)
+    ds_tree = read_json(ROOT / "ds_configs" / "zero2.json")
+    run = build_run(recipe, ds_tree, ds_name="zero2.json", resume=False, stops=Stops(rank=0))
     train(run)
     trained = time.perf_counter()
     seconds, totals = trained - clock, run.service.totals

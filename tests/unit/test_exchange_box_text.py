@@ -61,7 +61,8 @@ def test_a_written_box_comes_back_within_half_a_step(rule, size, edges, digits) 
     assert text == "At <box:0>."
     for stated, read, half in zip((x0, y0, x1, y1), found[0], (across, down, across, down), strict=True):
         thin = x1 - x0 < 2.1 * across or y1 - y0 < 2.1 * down
-        assert abs(stated - read) <= half * (2.1 if thin else 1) + 1e-12
+        # edges that round to one number are written a step apart, so one of them moves by up to a step and a half
+        assert abs(stated - read) <= half * (3 if thin else 1) + 1e-12
     assert place(rule.write(Box(x0, y0, x1, y1), size), found, rule, size) == "<box:0>"
 
 
