@@ -7,9 +7,13 @@ should have none. Losses are those of the log, in float16.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # only medclm is installed
 
 from medclm.curriculum.course import Fate
 from medclm.curriculum.log import read_log
