@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -51,7 +52,10 @@ def recipe(corpus: Path, out: Path, width: int, steps: int) -> list[str]:
 def launch(ranks: int, arguments: list[str], metrics: Path) -> tuple[float, list[dict[str, float]]]:
     """(seconds from the command to the first line of a step, the lines this run added)."""
     before = len(read(metrics))
-    command = [str(Path(sys.executable).with_name("deepspeed")), "--num_accelerators", str(ranks)]
+    with socket.socket() as probe:  # several runs may be under way on this machine
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    command = [str(Path(sys.executable).with_name("deepspeed")), "--num_accelerators", str(ranks), "--master_port", port]
     environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     began, first = time.monotonic(), None
     with tempfile.TemporaryFile("w+") as log:

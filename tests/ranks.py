@@ -48,6 +48,15 @@ def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any, ti
     A result is the function's return value, or a string `ErrorType: message` and traceback where it raised. A process that
     ends without a word reads `lost (exit code -9)`, one that does not answer in time is ended and reads `lost`.
     """
+    for _ in range(3):
+        answers = _run_once(world_size, function, arguments, timeout_s)
+        # Between the choice of a free port and its use another process may have taken it.
+        if not any(isinstance(answer, str) and answer.startswith("DistNetworkError") for answer in answers):
+            break
+    return answers
+
+
+def _run_once(world_size: int, function: Callable[..., Any], arguments: tuple[Any, ...], timeout_s: float) -> list[Any]:
     context = multiprocessing.get_context("spawn")
     results, port = context.Queue(), free_port()
     processes = [
@@ -63,10 +72,12 @@ def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any, ti
         try:
             rank, fault, value = results.get(timeout=0.2)
             answers[rank] = fault if fault is not None else value
+            if fault is not None and fault.startswith("DistNetworkError"):
+                break
         except queue.Empty:  # whoever had ended before this wait has said all it will
             answers |= {rank: f"lost (exit code {code})" for rank, code in ended.items() if rank not in answers}
     for process in processes:
-        process.join(timeout=5)
+        process.join(timeout=5 if len(answers) == world_size else 0)
         if process.is_alive():
             process.kill()
     return [answers.get(rank, "lost") for rank in range(world_size)]
