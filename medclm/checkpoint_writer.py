@@ -17,6 +17,7 @@ import os
 import shutil
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +74,7 @@ class CheckpointWriter:
         self.checkpoints, self.ranks, self.attempt, self.retention = checkpoints, ranks, attempt, retention
         self.background, self.timeout_s = background, timeout_s
         self._thread: threading.Thread | None = None
-        self._ended: list[Saved] = []
+        self._ended: deque[Saved] = deque()
         self._failed_at: float | None = None
         self._begun = 0
         """Saves so far, the same on all ranks."""
@@ -95,8 +96,7 @@ class CheckpointWriter:
 
     def ended(self) -> list[Saved]:
         """The saves that ended since the last call; never waits."""
-        ended, self._ended = self._ended, []
-        return ended
+        return [self._ended.popleft() for _ in range(len(self._ended))]  # the thread may add one meanwhile
 
     def finish(self) -> list[Saved]:
         """The same, after waiting for the one that is being written."""

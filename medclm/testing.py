@@ -27,22 +27,17 @@ DEFAULT_TEXTS = (
     "Answer: no",
 )
 
-_TINY = {
-    "image_size": 32,
-    "patch_size": 8,
-    "vision_width": 32,
-    "vision_layers": 2,
-    "width": 32,
-    "layers": 2,
-    "heads": 2,
-    "vocab_size": 512,
-}
+_SIZES = {"image_size": 32, "vision_width": 32, "vision_layers": 2, "width": 32, "layers": 2, "heads": 2}
+TINY_FLAGS = tuple(f"--model.tiny.{key}={size}" for key, size in _SIZES.items())
+"""The same sizes for a whole run, whose tokenizer is made from its corpus."""
 
 
 def tiny_section(**overrides: Any) -> ModelSection:
     """The `model` section of the test model; `overrides` are keys of `model.tiny` or of `model` itself."""
     sizes = {key: overrides.pop(key) for key in list(overrides) if key in TinySection.model_fields}
-    return ModelSection(tiny=TinySection(**{**_TINY, **sizes}), **{"freeze_vision_tower": False, **overrides})
+    return ModelSection(
+        tiny=TinySection(**{**_SIZES, "vocab_size": 512, **sizes}), **{"freeze_vision_tower": False, **overrides}
+    )
 
 
 def tiny_processor(section: ModelSection | None = None, texts: Sequence[str] = DEFAULT_TEXTS) -> VipLlavaProcessor:

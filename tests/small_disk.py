@@ -12,7 +12,7 @@ import pytest
 
 
 class SmallDisk:
-    """A mounted tmpfs of 64 KiB."""
+    """A mounted tmpfs."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self._ballast = folder, folder / "ballast"
@@ -38,10 +38,10 @@ class SmallDisk:
 
 
 @contextmanager
-def small_disk(folder: Path) -> Iterator[SmallDisk]:
+def small_disk(folder: Path, *, kib: int = 64) -> Iterator[SmallDisk]:
     """Mounted on `folder`; skips where that is not permitted."""
     folder.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True, text=True)
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", str(folder)], capture_output=True, text=True)
     if done.returncode:
         pytest.skip(f"mounting a small file system needs root: {done.stderr.strip()}")
     try:

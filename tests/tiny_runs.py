@@ -7,24 +7,28 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from medclm.config import load_recipe, recipe_yaml
 from medclm.curriculum.log import read_log
 from medclm.engine import consolidated_state
-
-_RECIPE = """\
-model:
-  tiny: {{image_size: 32, vision_width: 32, vision_layers: 2, width: 32, layers: 2, heads: 2}}
-data: {{min_side: 0}}
-train: {{lr: 1.0e-3, steps: {steps}, log_every: {log_every}, checkpoint_every: {checkpoint_every}, global_batch_size: 12, micro_batch_size: 3}}
-curriculum: {{timeout_s: {timeout_s}}}
-engine: {{timeout_s: {timeout_s}}}
-tracking: {{uri: "off"}}
-"""
+from medclm.testing import TINY_FLAGS
 
 
 def write_recipe(path: Path, *, steps: int, log_every: int = 1, checkpoint_every: int = 0, timeout_s: float = 60) -> Path:
     """A recipe of the tiny model for `--config`; returns `path`."""
-    text = _RECIPE.format(steps=steps, log_every=log_every, checkpoint_every=checkpoint_every, timeout_s=timeout_s)
-    path.write_text(text, encoding="utf-8")
+    given = {
+        "data.min_side": 0,
+        "train.lr": 1e-3,
+        "train.steps": steps,
+        "train.log_every": log_every,
+        "train.checkpoint_every": checkpoint_every,
+        "train.global_batch_size": 12,
+        "train.micro_batch_size": 3,
+        "curriculum.timeout_s": timeout_s,
+        "engine.timeout_s": timeout_s,
+        "tracking.uri": "off",
+    }
+    recipe = load_recipe([*TINY_FLAGS, *(f"--{key}={value}" for key, value in given.items())])
+    path.write_text(recipe_yaml(recipe), encoding="utf-8")
     return path
 
 

@@ -56,7 +56,7 @@ def train(run: Run) -> Outcome:
         )
 
         if run.due_to_log():
-            run.recorder.log(run.step)
+            run.log()
         if run.due_to_validate():
             run.validate()  # a better score saves the checkpoint
         if run.due_to_save():

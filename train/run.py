@@ -87,10 +87,8 @@ class Run:
     skipped_in_row: int = 0
     best: Best | None = None
     _saved_batch: int = -1
-    _saved_step: int = -1
     _last_save: Saved | None = None
     """How the newest save that ended did so."""
-    _validated_step: int = -1
 
     def count(self, result: StepResult) -> None:
         """Advance the counters after a batch.
@@ -134,19 +132,28 @@ class Run:
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         return torch.cuda.max_memory_allocated()
 
+    def _is_each(self, every: int) -> bool:
+        """A step that is a multiple of `every` (0 = none) was just made; a skipped batch makes none."""
+        return every > 0 and self.step % every == 0 and self.skipped_in_row == 0
+
+    def _is_last(self) -> bool:
+        return self.step == self.recipe.train.steps
+
     def due_to_log(self) -> bool:
-        due = self.step % self.recipe.train.log_every == 0 or self.step == self.recipe.train.steps
-        return due and self.skipped_in_row == 0  # a skipped batch leaves the step where it was
+        return self._is_each(self.recipe.train.log_every) or self._is_last()
+
+    def log(self) -> None:
+        """Tell what has happened since the last call."""
+        self._note_saved(self.writer.ended())
+        self.recorder.log(self.step)
 
     def due_to_validate(self) -> bool:
         every = self.recipe.validation.every
-        due = every > 0 and (self.step % every == 0 or self.step == self.recipe.train.steps)
-        return due and self.step != self._validated_step  # a skipped batch leaves the step where it was
+        return self._is_each(every) or (every > 0 and self._is_last())
 
     def validate(self) -> None:
         """Judge the fixed subset, note its losses, and keep this checkpoint if it is the best; every rank calls it."""
         assert self.validator is not None
-        self._validated_step = self.step
         values = self.validator()
         if self.exam is not None:
             values |= self.exam()
@@ -161,16 +168,14 @@ class Run:
             self.save()
 
     def due_to_save(self) -> bool:
-        every = self.recipe.train.checkpoint_every
-        return every > 0 and self.step % every == 0 and self.step != self._saved_step
+        return self._is_each(self.recipe.train.checkpoint_every)
 
     def save(self) -> None:
         """Begin to write the checkpoint of this step, once; every rank calls it. The loop waits for a copy of the state."""
         if self.batch_index == self._saved_batch:
             return
+        self._saved_batch, began = self.batch_index, time.perf_counter()
         self._note_saved(self.writer.finish())  # one copy in memory at a time
-        self._saved_batch, self._saved_step = self.batch_index, self.step
-        began = time.perf_counter()
         run_state = {
             "step": self.step,
             "batch_index": self.batch_index,
@@ -241,7 +246,7 @@ class Run:
         self.engine.load(state, exclude_frozen=bool(self.recipe.model.lora.rank))
         self.step, self.batch_index = found.run_state["step"], found.run_state["batch_index"]
         self.skipped_in_row = found.run_state["skipped_in_row"]
-        self._saved_batch, self._saved_step = self.batch_index, self.step
+        self._saved_batch = self.batch_index
         if found.run_state.get("best"):
             self.best = Best(**found.run_state["best"])
 

@@ -23,6 +23,7 @@ from benchmarks.faults.endings import finished, outcome, wrong_endings
 from benchmarks.faults.processes import in_child, redirect
 from benchmarks.faults.server import TrackingServer
 from medclm.draws import generator
+from medclm.testing import TINY_FLAGS
 
 MOST_STARTS = 6
 DISK_MB = 48
@@ -32,12 +33,7 @@ BASE = (
     str(ROOT / "ds_configs" / "zero3.json"),
     "--resume=auto",
     "--run.name=run",
-    "--model.tiny.image_size=32",
-    "--model.tiny.vision_width=32",
-    "--model.tiny.vision_layers=2",
-    "--model.tiny.width=32",
-    "--model.tiny.layers=2",
-    "--model.tiny.heads=2",
+    *TINY_FLAGS,
     "--data.min_side=0",
     f"--train.checkpoint_every={CHECKPOINT_EVERY}",
     f"--train.log_every={CHECKPOINT_EVERY}",

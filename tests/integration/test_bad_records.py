@@ -14,6 +14,7 @@ from medclm.data.manifest import sha256_file
 from medclm.data.quarantine import QUARANTINE
 from medclm.data.shards import Corpus
 from medclm.data.testing import write_small_corpus
+from medclm.testing import TINY_FLAGS
 from tests.ranks import run_ranks
 from train.main import main
 
@@ -22,12 +23,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = [
     f"--deepspeed={ROOT / 'ds_configs' / 'zero3.json'}",
-    "--model.tiny.image_size=32",
-    "--model.tiny.vision_width=32",
-    "--model.tiny.vision_layers=2",
-    "--model.tiny.width=32",
-    "--model.tiny.layers=2",
-    "--model.tiny.heads=2",
+    *TINY_FLAGS,
     "--train.global_batch_size=12",
     "--train.micro_batch_size=3",
     "--train.log_every=1",

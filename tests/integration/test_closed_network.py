@@ -17,12 +17,13 @@ from pathlib import Path
 import pytest
 
 from medclm.data.testing import write_small_corpus
+from medclm.testing import TINY_FLAGS
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
 TINY = [
-    *("--model.tiny.image_size=32", "--model.tiny.vision_width=32", "--model.tiny.vision_layers=2", "--model.tiny.width=32"),
-    *("--model.tiny.layers=2", "--model.tiny.heads=2", "--train.global_batch_size=12", "--train.micro_batch_size=3"),
+    *TINY_FLAGS,
+    *("--train.global_batch_size=12", "--train.micro_batch_size=3"),
     *("--data.min_side=0", "--train.steps=2"),
 ]
 QUIETING = {"DO_NOT_TRACK", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "MLFLOW_DISABLE_TELEMETRY"}

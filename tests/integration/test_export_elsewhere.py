@@ -43,14 +43,15 @@ from medclm.model_card import CARD, FACTS
 from medclm.models.asking import EXAMPLE_QUESTION, MAX_NEW_TOKENS
 from medclm.models.objective import network_state
 from medclm.models.registry import family
+from medclm.testing import TINY_FLAGS
 from tests.ranks import run_ranks
 from tests.transformers_server import transformers_serve
 from train.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
-    *("--model.tiny.image_size=32", "--model.tiny.vision_width=32", "--model.tiny.vision_layers=2", "--model.tiny.width=32"),
-    *("--model.tiny.layers=2", "--model.tiny.heads=2", "--train.global_batch_size=12", "--train.micro_batch_size=12"),
+    *TINY_FLAGS,
+    *("--train.global_batch_size=12", "--train.micro_batch_size=12"),
     *("--data.min_side=0", "--tracking.uri=off", "--train.steps=20", "--train.lr=3e-3"),
 ]
 LORA = ["--model.freeze_language_model=true", "--model.lora.rank=4", "--model.lora.alpha=64"]

@@ -32,13 +32,14 @@ from medclm.corpus.review.sample import choose
 from medclm.corpus.review.server import ReviewServer
 from medclm.corpus.review.session import ReviewSession
 from medclm.data.shards import Corpus
+from medclm.testing import TINY_FLAGS
 from tests.planted import BURNED_IN, LESION, OTHER, OVERLAY_BIT, PLANTED, SIDE, TEXT_ROWS, Export, plant
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
 TINY = [
-    *("--model.tiny.image_size=32", "--model.tiny.vision_width=32", "--model.tiny.vision_layers=2", "--model.tiny.width=32"),
-    *("--model.tiny.layers=2", "--model.tiny.heads=2", "--train.global_batch_size=12", "--train.micro_batch_size=3"),
+    *TINY_FLAGS,
+    *("--train.global_batch_size=12", "--train.micro_batch_size=3"),
     *("--data.min_side=0", "--train.steps=2"),
 ]
 IDENTIFIERS = list(PLANTED.values())

@@ -20,6 +20,7 @@ from medclm.data.testing import write_small_corpus
 from medclm.testing import tiny_network, tiny_processor, tiny_section
 from tests.integration.test_training import flags, metrics, run, start, weights
 from tests.ranks import run_ranks
+from tests.small_disk import small_disk
 from train.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -201,26 +202,16 @@ def test_ranks_whose_launcher_is_gone_save_and_end(corpus, tmp_path, number):
 @pytest.mark.slow
 def test_a_full_disk_is_survived_and_the_last_save_decides(corpus, tmp_path):
     """Checkpoints into a small file system that is full for a while; then full at the end."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", disk], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"needs the right to mount a file system: {mounted.stderr.strip()}")
-    try:
-        run(1, flags(corpus, disk, *FEW))
-        assert [folder.name for folder in step_folders(disk / "demo" / "checkpoints")] == ["step_000002", "step_000004"]
-        shutil.rmtree(disk / "demo" / "checkpoints" / "step_000004")
-        shutil.rmtree(disk / "demo" / "checkpoints" / "step_000002" / "export", ignore_errors=True)
-        free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
-        (disk / "ballast").write_bytes(b"\0" * max(0, free - 100_000))
-        (said,) = run_ranks(1, raised, flags(corpus, disk, *FEW, "--resume=auto"), timeout_s=120)
+    with small_disk(tmp_path / "disk", kib=6144) as disk:
+        run(1, flags(corpus, disk.folder, *FEW))
+        checkpoints = disk.folder / "demo" / "checkpoints"
+        assert [folder.name for folder in step_folders(checkpoints)] == ["step_000002", "step_000004"]
+        shutil.rmtree(checkpoints / "step_000004")
+        disk.fill(leave=100 * 1024)
+        (said,) = run_ranks(1, raised, flags(corpus, disk.folder, *FEW, "--resume=auto"), timeout_s=120)
         assert "the last checkpoint, step 4, was not saved" in said
         assert "No space left on device" in said
-        assert newest(disk / "demo" / "checkpoints").folder.name == "step_000002"
-        (disk / "ballast").unlink()
-        run(1, flags(corpus, disk, *FEW, "--resume=auto"))
-        assert newest(disk / "demo" / "checkpoints").folder.name == "step_000004"
-    finally:
-        subprocess.run(["umount", disk], check=True)
+        assert newest(checkpoints).folder.name == "step_000002"
+        disk.make_room()
+        run(1, flags(corpus, disk.folder, *FEW, "--resume=auto"))
+        assert newest(checkpoints).folder.name == "step_000004"

@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from medclm.data.testing import write_small_corpus
+from medclm.testing import TINY_FLAGS
 from tests.misbehaving_server import Server
 from tests.source_files import coco, lesion, picture
 
@@ -34,8 +35,8 @@ SECRETS = {
 }
 FLAG = "planted-in-a-flag-6f1c9e27"
 TINY = [
-    *("--model.tiny.image_size=32", "--model.tiny.vision_width=32", "--model.tiny.vision_layers=2", "--model.tiny.width=32"),
-    *("--model.tiny.layers=2", "--model.tiny.heads=2", "--train.global_batch_size=12", "--train.micro_batch_size=3"),
+    *TINY_FLAGS,
+    *("--train.global_batch_size=12", "--train.micro_batch_size=3"),
     *("--data.min_side=0", "--train.steps=2"),
 ]
 

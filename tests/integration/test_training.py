@@ -27,18 +27,14 @@ from medclm.data.testing import write_small_corpus
 from medclm.distributed import Ranks
 from medclm.engine import consolidated_state
 from medclm.exports import exported
+from medclm.testing import TINY_FLAGS
 from tests.ranks import run_ranks
 from train.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
 ZERO3 = ROOT / "ds_configs" / "zero3.json"
 TINY = [
-    "--model.tiny.image_size=32",
-    "--model.tiny.vision_width=32",
-    "--model.tiny.vision_layers=2",
-    "--model.tiny.width=32",
-    "--model.tiny.layers=2",
-    "--model.tiny.heads=2",
+    *TINY_FLAGS,
     "--train.global_batch_size=12",
     "--train.micro_batch_size=3",
     "--data.min_side=0",

@@ -3,8 +3,8 @@
 import errno
 import json
 import os
-import subprocess
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ import torch
 from medclm.checkpoint import newest, step_folder, step_folders, verify
 from medclm.checkpoint_writer import CheckpointWriter, Retention, remove_leftovers
 from medclm.distributed import Ranks
+from tests.small_disk import small_disk
 
 STATE = {"weights": torch.arange(1000.0), "moments": [torch.zeros(10), torch.ones(3)]}
 
@@ -98,40 +99,47 @@ def test_a_rank_that_fails_ends_the_wait_of_rank_0_at_once(tmp_path):
 
 
 @pytest.fixture
-def small_disk(tmp_path):
-    """A file system of half a megabyte."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", place], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"needs the right to mount a file system: {mounted.stderr.strip()}")
-    yield place
-    subprocess.run(["umount", place], check=True)
+def disk(tmp_path):
+    with small_disk(tmp_path / "disk", kib=512) as mounted:
+        yield mounted
 
 
-def test_a_full_disk_leaves_the_earlier_checkpoint_and_room_for_the_next(small_disk):
-    one = writer(small_disk)
+def test_a_full_disk_leaves_the_earlier_checkpoint_and_room_for_the_next(disk):
+    one = writer(disk.folder)
     assert save(one, 1).fault is None
     one.begin(2, files(step=2, state={"weights": torch.zeros(1_000_000)}))
     (ended,) = one.finish()
     assert os.strerror(errno.ENOSPC) in ended.fault
-    assert names(small_disk) == ["step_000001"]
-    assert newest(small_disk).folder.name == "step_000001"
+    assert names(disk.folder) == ["step_000001"]
+    assert newest(disk.folder).folder.name == "step_000001"
     assert save(one, 3).fault is None
 
 
-def test_a_folder_that_may_not_be_written_is_a_fault_and_not_the_end(tmp_path, small_disk):
-    one = writer(small_disk)
+def test_a_folder_that_may_not_be_written_is_a_fault_and_not_the_end(disk):
+    one = writer(disk.folder)
     save(one, 1)
-    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    disk.remount("ro")
     try:
         assert os.strerror(errno.EROFS) in save(one, 2).fault
-        assert verify(step_folder(small_disk, 1)) is None
+        assert verify(step_folder(disk.folder, 1)) is None
     finally:
-        subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
+        disk.remount("rw")
     assert save(one, 2).fault is None
+
+
+def test_a_disk_that_keeps_other_bytes_than_it_was_given_is_found_out(tmp_path, monkeypatch):
+    """The file is changed at the moment when the system has been told to forget its pages."""
+
+    def lie(descriptor, *rest):
+        path = Path(f"/proc/self/fd/{descriptor}").resolve()
+        if path.suffix == ".pt":
+            flip(path)
+
+    one = writer(tmp_path)
+    save(one, 1)
+    monkeypatch.setattr(os, "posix_fadvise", lie)
+    assert "reads back differently from what was written" in save(one, 2).fault
+    assert names(tmp_path) == ["step_000001"]
 
 
 def test_retention_keeps_the_last_the_multiples_and_the_best(tmp_path):
