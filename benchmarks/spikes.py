@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # only medclm is installed
@@ -28,9 +29,8 @@ def main() -> None:
     for run in chosen.runs:
         guard, rows = SpikeGuard(chosen.sigma), read_log(run).rows
         applied = [index for index, row in enumerate(rows) if row["observed"] == Fate.APPLIED]
-        verdicts = {
-            index: guard.judge(batch_sums(rows["losses"][index].astype(np.float32), rows["stages"][index])) for index in applied
-        }
+        losses, stages = torch.from_numpy(rows["losses"].astype(np.float32)), torch.from_numpy(rows["stages"].copy())
+        verdicts = {index: guard.judge(batch_sums(losses[index], stages[index])) for index in applied}
         dropped = {index: verdict.reason for index, verdict in verdicts.items() if verdict.drop}
         print(f"{run}: {len(dropped)} of {len(applied)} batches")
         for index, reason in dropped.items():

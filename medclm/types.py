@@ -7,8 +7,9 @@ pixels, G samples of a global batch, D hidden units, V vocabulary, K boxes.
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -85,10 +86,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class EncodedSample:
-    """A sample as arrays, ready to collate."""
+    """A sample as arrays, ready to pack."""
 
     input_ids: np.ndarray
     """(T,) int64: prompt with its image span, then target, then end of sequence."""
+    position_ids: np.ndarray
+    """(A, T) int64: place of each token on the network's A rotary axes."""
     segments: np.ndarray
     """(T,) uint8 of `Segment`: what each token is."""
     pixel_values: np.ndarray
@@ -97,14 +100,22 @@ class EncodedSample:
 
 @dataclass
 class Batch:
-    """One micro-batch of one rank. Right-padded; tensors stay on the CPU until the engine moves them."""
+    """One micro-batch of one rank: B samples end to end, N tokens, no padding. On the CPU until the engine moves it."""
 
     input_ids: torch.Tensor
-    """(B, T) int64."""
-    attention_mask: torch.Tensor
-    """(B, T) int64, 1 on real tokens."""
+    """(N,) int64."""
+    position_ids: torch.Tensor
+    """(A, N) int64, counted within each sample."""
     segments: torch.Tensor
-    """(B, T) uint8 of `Segment`."""
+    """(N,) uint8 of `Segment`."""
+    bounds: torch.Tensor
+    """(B + 1,) int32: where each sample begins, then N."""
+    longest: int
+    """Tokens of the longest sample."""
+    targets: torch.Tensor
+    """(M,) int64, ascending: where the supervised tokens stand among the N. Found here, so that no accelerator is waited for."""
+    target_samples: torch.Tensor
+    """(M,) int64: the sample, 0 .. B - 1, of each of them."""
     pixel_values: torch.Tensor
     """(B, C, S, S) float32."""
     stages: torch.Tensor
@@ -116,11 +127,15 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """A copy with every tensor on `device`; asynchronous where the source is pinned."""
-        return Batch(**{name: value.to(device, non_blocking=True) for name, value in vars(self).items()})
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin(self) -> Batch:
         """A copy in page-locked memory, so that `to` overlaps with compute on an accelerator."""
-        return Batch(**{name: value.pin_memory() for name, value in vars(self).items()})
+        return self._each(lambda tensor: tensor.pin_memory())
+
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        moved: dict[str, Any] = {name: value if name == "longest" else change(value) for name, value in vars(self).items()}
+        return Batch(**moved)
 
 
 class LossWeights(NamedTuple):

@@ -118,6 +118,7 @@ def build_run(
         rank=ranks.rank,
         world_size=ranks.world_size,
         workers=recipe.data.workers,
+        pin_for=device.name if device.name != "cpu" else None,
         quarantine=Quarantine(renderer, stream, folder / QUARANTINE) if recipe.data.on_bad_record == "quarantine" else None,
     )
     first_step = found.run_state["step"] if found else 0

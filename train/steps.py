@@ -17,7 +17,7 @@ from medclm.draws import generator
 from medclm.engine import Engine
 from medclm.models.objective import Losses, TokenCounts, count_targets
 from medclm.types import Batch
-from train.spikes import SpikeGuard, Verdict, batch_sums
+from train.spikes import SpikeGuard, batch_sums
 
 
 @dataclass(frozen=True)
@@ -50,15 +50,20 @@ class StagedStep:
             losses.append(self._forward(batch, counts))
             self.engine.backward(losses[-1])
         losses.append(self._forward(batches[-1], counts))
-        sample_losses = torch.cat([loss.sample for loss in losses])
-        verdict = self.judge(sample_losses, torch.cat([batch.stages for batch in batches]))
-        self.engine.backward(losses[-1], drop=verdict.drop)
+        slots = torch.cat([batch.positions for batch in batches]).argsort()  # of micro-batches, back to the order of this rank
+        sample_losses = torch.cat([loss.sample for loss in losses])[slots]
+        sums = self.global_sums(sample_losses, torch.cat([batch.stages for batch in batches])[slots])
+        dropped = self.guard.drops(sums)
+        self.engine.backward(losses[-1], drop=dropped)
+        applied = self.engine.update(lr)
+        # The update has waited for the device, so these are there.
+        verdict = self.guard.note(sums.cpu(), dropped=bool(dropped))
         return StepResult(
             sample_losses=sample_losses,
-            applied=self.engine.update(lr),
+            applied=applied,
             dropped=verdict.reason,
-            tokens=sum(int(batch.attention_mask.sum()) for batch in batches),
-            target_tokens=sum(sum(count_targets(batch)) for batch in batches),
+            tokens=sum(len(batch.input_ids) for batch in batches),
+            target_tokens=sum(len(batch.targets) for batch in batches),
         )
 
     def _forward(self, batch: Batch, counts: TokenCounts | None) -> Losses:
@@ -66,17 +71,12 @@ class StagedStep:
         torch.manual_seed(int(generator(self.seed, "train.dropout", int(batch.positions[0])).integers(2**63)))
         return self.engine.forward(batch, counts)
 
-    def judge(self, sample_losses: torch.Tensor, stages: torch.Tensor) -> Verdict:
-        """Whether the global batch may be learned from; the same on every rank, before the last backward.
-
-        Waits for the device: the verdict decides what is computed next.
-        """
-        sums = torch.from_numpy(batch_sums(sample_losses.detach().float().cpu().numpy(), stages.numpy()))
+    def global_sums(self, sample_losses: torch.Tensor, stages: torch.Tensor) -> torch.Tensor:
+        """`batch_sums` of the global batch, the same on every rank, on the engine's device."""
+        sums = batch_sums(sample_losses, stages.to(sample_losses.device, non_blocking=True))
         if self.ranks.world_size > 1:
-            on_device = sums.to(self.engine.device.name)
-            dist.all_reduce(on_device)
-            sums = on_device.cpu()
-        return self.guard.judge(sums.numpy())
+            dist.all_reduce(sums)
+        return sums
 
     def global_counts(self, batches: list[Batch]) -> TokenCounts:
         """Target tokens of the whole global batch: token means need them before the first backward."""

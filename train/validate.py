@@ -73,7 +73,7 @@ class Validator:
         with ThreadPoolExecutor(max(1, self._workers)) as pool:
             rendered = pool.map(self._render, self._ours)
             for first in range(0, len(self._ours), self._micro):
-                batch = collate([next(rendered) for _ in range(self._micro)], self._renderer.processor.pad_id)
+                batch = collate([next(rendered) for _ in range(self._micro)])
                 real = min(self._micro, max(0, self._counted - first))
                 losses = self._engine.judge(batch).sample.double().cpu().numpy()[:real]
                 stages = batch.stages.numpy()[:real]

@@ -65,8 +65,7 @@ class Seams:
     def _seen(self, engine: Any, batch: Any, *_: Any) -> None:
         positions = batch.positions.tolist()
         self._batch = positions[0] // GLOBAL_BATCH
-        lengths = batch.attention_mask.sum(dim=1).tolist()
-        content = [_checksum(batch, row, length) for row, length in enumerate(lengths)]
+        content = [_checksum(batch, row) for row in range(len(positions))]
         self.trace.note("seen", positions=positions, content=content)
 
     def _learned(self, losses: Any, *_: Any) -> None:
@@ -95,9 +94,10 @@ class Seams:
             act(fault, self.place, self.trace)
 
 
-def _checksum(batch: Any, row: int, length: int) -> int:
-    """Of everything that the model gets of one sample, padding aside."""
-    parts = (batch.input_ids[row, :length], batch.segments[row, :length], batch.pixel_values[row], batch.stages[row])
+def _checksum(batch: Any, row: int) -> int:
+    """Of everything that the model gets of one sample."""
+    own = slice(*batch.bounds[row : row + 2].tolist())
+    parts = (batch.input_ids[own], batch.segments[own], batch.pixel_values[row], batch.stages[row])
     return functools.reduce(lambda code, part: zlib.crc32(part.numpy().tobytes(), code), parts, 0)
 
 

@@ -8,8 +8,9 @@ model's network.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -21,28 +22,23 @@ from medclm.data.render import Renderer
 from medclm.data.stream import Stream
 from medclm.types import Assignment, Batch, EncodedSample, Sample, Segment, Stage
 
-LENGTH_MULTIPLE = 8
-"""Sequences are padded to a multiple of this: fewer shapes, and the size tensor cores like."""
-
 Rendered = tuple[Sample, EncodedSample]
 
 
-def collate(samples: Sequence[Rendered], pad_id: int) -> Batch:
-    """Rendered samples as one right-padded micro-batch; T is the longest length, rounded up to a multiple of 8."""
-    longest = max(len(encoded.input_ids) for _, encoded in samples)
-    shape = (len(samples), -(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE)
-    input_ids_BT = np.full(shape, pad_id, np.int64)
-    attention_mask_BT = np.zeros(shape, np.int64)
-    segments_BT = np.full(shape, Segment.CONTEXT, np.uint8)
-    for row, (_, encoded) in enumerate(samples):
-        length = len(encoded.input_ids)
-        input_ids_BT[row, :length] = encoded.input_ids
-        attention_mask_BT[row, :length] = 1
-        segments_BT[row, :length] = encoded.segments
+def collate(samples: Sequence[Rendered]) -> Batch:
+    """Rendered samples end to end as one micro-batch."""
+    lengths = [len(encoded.input_ids) for _, encoded in samples]
+    segments_N = np.concatenate([encoded.segments for _, encoded in samples])
+    targets_M = np.flatnonzero(segments_N != Segment.CONTEXT)
+    samples_N = np.repeat(np.arange(len(samples)), lengths)
     return Batch(
-        input_ids=torch.from_numpy(input_ids_BT),
-        attention_mask=torch.from_numpy(attention_mask_BT),
-        segments=torch.from_numpy(segments_BT),
+        input_ids=torch.from_numpy(np.concatenate([encoded.input_ids for _, encoded in samples])),
+        position_ids=torch.from_numpy(np.concatenate([encoded.position_ids for _, encoded in samples], axis=1)),
+        segments=torch.from_numpy(segments_N),
+        bounds=torch.from_numpy(np.cumsum([0, *lengths], dtype=np.int32)),
+        longest=max(lengths),
+        targets=torch.from_numpy(targets_M),
+        target_samples=torch.from_numpy(samples_N[targets_M]),
         pixel_values=torch.from_numpy(np.stack([encoded.pixel_values for _, encoded in samples])),
         stages=torch.tensor([sample.stage for sample, _ in samples], dtype=torch.uint8),
         domains=torch.tensor([sample.domain for sample, _ in samples], dtype=torch.int64),
@@ -50,11 +46,24 @@ def collate(samples: Sequence[Rendered], pad_id: int) -> Batch:
     )
 
 
+def balanced(samples: Sequence[Rendered], micro_batch_size: int) -> list[list[Rendered]]:
+    """The samples in micro-batches of equal size and nearly equal length, so that the largest is as small as can be.
+
+    The longest are dealt out first, there and back again. A sample's gradient does not depend on its micro-batch.
+    """
+    count = len(samples) // micro_batch_size
+    order = sorted(range(len(samples)), key=lambda index: -len(samples[index][1].input_ids))
+    rounds = [order[first : first + count] for first in range(0, len(order), count)]
+    dealt = zip(*(deal[:: -1 if turn % 2 else 1] for turn, deal in enumerate(rounds)), strict=True)
+    return [[samples[index] for index in sorted(chosen)] for chosen in dealt]
+
+
 class Loader:
     """Renders and collates for one rank.
 
     Args:
         workers: threads that render ahead; 0 renders within `take`.
+        pin_for: accelerator (`cuda:0`) for which batches are put into page-locked memory, so that copying them there waits for nothing.
         quarantine: renders what takes the place of a record that cannot be rendered; None: that is an error.
 
     Raises:
@@ -71,15 +80,16 @@ class Loader:
         rank: int,
         world_size: int,
         workers: int,
+        pin_for: str | None = None,
         quarantine: Quarantine | None = None,
     ) -> None:
-        self._renderer, self._stream, self._quarantine = renderer, stream, quarantine
+        self._renderer, self._stream, self._quarantine, self._pin_for = renderer, stream, quarantine, pin_for
         self.replaced = 0
         """Samples of the batch that was taken last whose record could not be rendered."""
         self._global_batch_size = global_batch_size
         self._slots_Am = rank_slots(global_batch_size, micro_batch_size, rank, world_size)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="render") if workers else None
-        self._pending: dict[int, list[Callable[[], tuple[Rendered, Replaced | None]]]] = {}
+        self._pending: dict[int, Callable[[], tuple[list[Batch], list[Replaced]]]] = {}
 
     def submit(self, assignment: Assignment) -> None:
         """Begin to render this rank's share of a global batch.
@@ -97,10 +107,7 @@ class Loader:
         positions = global_batch(index, self._global_batch_size)[slots]
         rows = self._stream.record_rows(positions)
         stages = assignment.stages[slots]
-        self._pending[index] = [
-            self._begin(row, position, Stage(stage))
-            for row, position, stage in zip(rows.tolist(), positions.tolist(), stages.tolist(), strict=True)
-        ]
+        self._pending[index] = self._begin(rows.tolist(), positions.tolist(), [Stage(stage) for stage in stages])
 
     def take(self, batch_index: int) -> list[Batch]:
         """The micro-batches of a submitted batch, in order of accumulation; waits for what is still being rendered.
@@ -112,17 +119,14 @@ class Loader:
         if batch_index not in self._pending:
             raise RuntimeError(f"batch {batch_index} was taken without being submitted; submitted: {sorted(self._pending)}")
         try:
-            results = [result() for result in self._pending.pop(batch_index)]
+            batches, replaced = self._pending.pop(batch_index)()
         except ValueError as error:  # of this rank's records alone, so this rank must be the one to say it
             cure = "" if self._quarantine else "; data.on_bad_record=quarantine lets another record take its place"
             raise ConfigError(f"batch {batch_index}: {error}{cure}") from error
-        samples, replaced = [rendered for rendered, _ in results], [one for _, one in results if one is not None]
         self.replaced = len(replaced)
         if self._quarantine is not None:
             self._quarantine.note(replaced)
-        micro = self._slots_Am.shape[1]
-        pad_id = self._renderer.processor.pad_id
-        return [collate(samples[first : first + micro], pad_id) for first in range(0, len(samples), micro)]
+        return batches
 
     def close(self) -> None:
         """Stop the threads; what was submitted and not taken is dropped."""
@@ -132,12 +136,25 @@ class Loader:
         if self._quarantine is not None:
             self._quarantine.close()
 
-    def _begin(self, record_row: int, position: int, stage: Stage) -> Callable[[], tuple[Rendered, Replaced | None]]:
-        """Start (or, without threads, plan) one sample; call the result to get it."""
+    def _begin(
+        self, rows: list[int], positions: list[int], stages: list[Stage]
+    ) -> Callable[[], tuple[list[Batch], list[Replaced]]]:
+        """Start (or, without threads, plan) the samples of a batch; call the result to get it."""
+        wanted = list(zip(rows, positions, stages, strict=True))
         if self._pool is None:
-            return lambda: self._render(record_row, position, stage)
-        future: Future[tuple[Rendered, Replaced | None]] = self._pool.submit(self._render, record_row, position, stage)
-        return future.result
+            return lambda: self._assemble([functools.partial(self._render, *one) for one in wanted])
+        begun = [self._pool.submit(self._render, *one).result for one in wanted]
+        # Threads take work in order: when one begins to wait here, each of these samples is done or in the hands of another thread.
+        return self._pool.submit(self._assemble, begun).result
+
+    def _assemble(self, begun: Sequence[Callable[[], tuple[Rendered, Replaced | None]]]) -> tuple[list[Batch], list[Replaced]]:
+        results = [result() for result in begun]
+        samples, replaced = [rendered for rendered, _ in results], [one for _, one in results if one is not None]
+        batches = [collate(chosen) for chosen in balanced(samples, self._slots_Am.shape[1])]
+        if self._pin_for is not None:
+            torch.cuda.set_device(self._pin_for)  # a thread begins with the first one
+            batches = [batch.pin() for batch in batches]
+        return batches, replaced
 
     def _render(self, record_row: int, position: int, stage: Stage) -> tuple[Rendered, Replaced | None]:
         if self._quarantine is not None:

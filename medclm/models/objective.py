@@ -4,7 +4,7 @@ The inner network gives hidden states; only those that predict a target token go
 happens inside one forward, so that under ZeRO-3 every rank calls the same modules, also a rank without targets. Knows
 nothing of DeepSpeed or the curriculum: stages arrive as numbers in the batch.
 
-Legend: B samples, T tokens, N target tokens, D hidden units, V vocabulary.
+Legend: B samples, N tokens, M target tokens, D hidden units, V vocabulary.
 """
 
 from __future__ import annotations
@@ -57,25 +57,27 @@ class Objective(nn.Module):
         """Losses of a micro-batch on the network's device.
 
         Args:
-            batch: right-padded; segments say what is supervised.
+            batch: samples end to end; `targets` says what is supervised.
             counts: None = mean of per-sample losses; given = means over all answer and all rationale tokens of the global batch.
         """
-        # Before the forward, so that the one wait for the device (how many targets?) is not a wait for the network.
-        samples_n, predictors_n = (batch.segments[:, 1:] != Segment.CONTEXT).nonzero(as_tuple=True)
-        targets_n = batch.input_ids[samples_n, predictors_n + 1]
-        answers_n = batch.segments[samples_n, predictors_n + 1] == Segment.ANSWER
+        # Bounds instead of a padding mask: samples lie end to end and see only themselves (models/packed_attention.py).
+        hidden_nd = self.network.model(
+            input_ids=batch.input_ids[None],
+            position_ids=batch.position_ids,
+            pixel_values=batch.pixel_values,
+            use_cache=False,
+            cu_seq_lens_q=batch.bounds,
+            cu_seq_lens_k=batch.bounds,
+            max_length_q=batch.longest,
+            max_length_k=batch.longest,
+        ).last_hidden_state[0]
+        logits_mv = self.network.lm_head(hidden_nd[batch.targets - 1])  # the token before a target predicts it
+        losses_m = token_losses(logits_mv, batch.input_ids[batch.targets])
+        samples_m, answers_m = batch.target_samples, batch.segments[batch.targets] == Segment.ANSWER
 
-        # No padding mask: padding is on the right, so a causal network never shows it to a real token, and attention
-        # without a mask runs the faster kernel.
-        hidden_btd = self.network.model(
-            input_ids=batch.input_ids, pixel_values=batch.pixel_values, use_cache=False
-        ).last_hidden_state
-        logits_nv = self.network.lm_head(hidden_btd[samples_n, predictors_n])
-        losses_n = token_losses(logits_nv, targets_n)
-
-        size = batch.input_ids.shape[0]
-        answer_sums_b, answer_counts_b = sums_by_sample(losses_n, samples_n, answers_n, size)
-        rationale_sums_b, rationale_counts_b = sums_by_sample(losses_n, samples_n, ~answers_n, size)
+        size = len(batch.stages)
+        answer_sums_b, answer_counts_b = sums_by_sample(losses_m, samples_m, answers_m, size)
+        rationale_sums_b, rationale_counts_b = sums_by_sample(losses_m, samples_m, ~answers_m, size)
         answer_b = mean_or_zero(answer_sums_b, answer_counts_b)
         rationale_b = mean_or_zero(rationale_sums_b, rationale_counts_b)
 
@@ -95,14 +97,14 @@ class Objective(nn.Module):
             answer_b.detach(),
             rationale_b.detach(),
             sample_b.detach(),
-            answers_n.new_tensor(len(targets_n), dtype=torch.int64),
+            torch.tensor(len(batch.targets)),
         )
 
 
 def count_targets(batch: Batch) -> tuple[int, int]:
-    """(answer, rationale) tokens of a micro-batch, counted as the objective does: the first token predicts, it is no target."""
-    segments = batch.segments[:, 1:]
-    return int((segments == Segment.ANSWER).sum()), int((segments == Segment.RATIONALE).sum())
+    """(answer, rationale) tokens that a micro-batch supervises."""
+    answers = int((batch.segments[batch.targets] == Segment.ANSWER).sum())
+    return answers, len(batch.targets) - answers
 
 
 def network_state(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

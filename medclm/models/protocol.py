@@ -48,6 +48,10 @@ class Processor(Protocol):
         """(3, S, S) float32 of an RGB picture that is already S x S (see data/frame.py)."""
         ...
 
+    def position_ids(self, ids: Sequence[int]) -> np.ndarray:
+        """(A, T) int64: the place of each of T tokens of one sample on the network's A rotary axes."""
+        ...
+
     def check_image_span(self, ids: Sequence[int]) -> None:
         """Raise ValueError unless the image token occurs exactly as often as the vision tower gives features."""
         ...

@@ -24,6 +24,7 @@ from medclm.models.attention import choose_attention, surroundings
 from medclm.models.export import base_of, completed, write_network
 from medclm.models.freezing import freeze, freeze_groups, parameter_counts
 from medclm.models.objective import Objective
+from medclm.models.packed_attention import takes_packed
 from medclm.models.protocol import Processor
 from medclm.models.tiny import spread_positions, tiny_config, tiny_tokenizer, tiny_transformers_processor
 from medclm.models.vip_llava_processor import VipLlavaProcessor, is_local, load_processor
@@ -48,7 +49,7 @@ class VipLlavaFamily:
     def build(self, section: ModelSection, processor: Processor, dtype: torch.dtype, seed: int) -> nn.Module:
         """See `ModelFamily.build`. The same seed gives the same weights on every rank."""
         assert isinstance(processor, VipLlavaProcessor)
-        attention = choose_attention(section.attention, surroundings(dtype))
+        attention = takes_packed(choose_attention(section.attention, surroundings(dtype)))
         config = tiny_config(section.tiny, processor.tokenizer) if section.path == "tiny" else read_config(section.path)
         check_agreement(processor, config, section.path)
         network: nn.Module

@@ -89,6 +89,10 @@ class VipLlavaProcessor:
         pixels_hwc = np.asarray(image.convert("RGB"), dtype=np.float32)
         return np.ascontiguousarray((pixels_hwc * self._scale + self._shift).transpose(2, 0, 1))
 
+    def position_ids(self, ids: Sequence[int]) -> np.ndarray:
+        """(1, T) int64: 0, 1, 2, ..."""
+        return np.arange(len(ids), dtype=np.int64)[None]
+
     def check_image_span(self, ids: Sequence[int]) -> None:
         """Raise ValueError unless the image token stands exactly once per vision feature."""
         found = int(np.count_nonzero(np.asarray(ids) == self.image_token_id))

@@ -7,10 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
+from medclm.data.loader import collate
 from medclm.generation import Request, generate
 from medclm.models.objective import Objective
 from medclm.testing import tiny_network, tiny_processor
-from medclm.types import Batch, LossWeights, Stage
+from medclm.types import EncodedSample, LossWeights, Sample, Stage
 
 PROCESSOR = tiny_processor()
 QUESTIONS = ("Where?", "What is the highlighted region? Reason, give the box, then answer.", "Which organ hosts the lesion?")
@@ -31,14 +32,20 @@ def taught() -> torch.nn.Module:
     encoded = [
         (PROCESSOR.prompt_ids(request.question), [*PROCESSOR.text_ids(text), PROCESSOR.eos_id]) for request, text in rows
     ]
-    longest = max(len(prompt) + len(target) for prompt, target in encoded)
-    ids, segments = torch.full((6, longest), PROCESSOR.pad_id), torch.zeros(6, longest, dtype=torch.uint8)
-    for row, (prompt, target) in enumerate(encoded):
-        ids[row, : len(prompt) + len(target)] = torch.tensor(prompt + target)
-        segments[row, len(prompt) : len(prompt) + len(target)] = 2
-    pixels = torch.from_numpy(np.stack([PROCESSOR.pixel_values(request.image) for request, _ in rows]))
-    stages = torch.full((6,), int(Stage.HARD), dtype=torch.uint8)
-    batch = Batch(ids, torch.ones_like(ids), segments, pixels, stages, torch.zeros(6, dtype=torch.int64), torch.arange(6))
+    batch = collate(
+        [
+            (
+                Sample(request.id, row, 0, Stage.HARD, request.image, request.question, "", text),
+                EncodedSample(
+                    input_ids=np.array(prompt + target),
+                    position_ids=PROCESSOR.position_ids(prompt + target),
+                    segments=np.array([0] * len(prompt) + [2] * len(target), dtype=np.uint8),
+                    pixel_values=PROCESSOR.pixel_values(request.image),
+                ),
+            )
+            for row, ((request, text), (prompt, target)) in enumerate(zip(rows, encoded, strict=True))
+        ]
+    )
     for _ in range(80):
         optimizer.zero_grad()
         objective(batch).loss.backward()

@@ -11,16 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from medclm.config import ConfigError, DataSection
-from medclm.data.loader import Loader, collate
+from medclm.data.loader import Loader, balanced, collate
 from medclm.data.render import Renderer
 from medclm.data.shards import Corpus
 from medclm.data.stream import Stream
 from medclm.data.testing import DOMAINS, box_unit, record_row, write_small_corpus
 from medclm.models.protocol import Processor
 from medclm.testing import tiny_processor
-from medclm.types import Assignment, Batch, Stage
+from medclm.types import Assignment, Batch, EncodedSample, Stage
 
 IMAGES, G = 36, 12
 
@@ -169,7 +171,7 @@ def test_the_same_bytes_with_any_number_of_threads(renderer: Renderer, workers: 
     threaded = load(make_loader(renderer, workers=workers), stream)
     for batch, other in zip(plain, threaded, strict=True):
         for name, tensor in vars(batch).items():
-            assert torch.equal(tensor, getattr(other, name)), name
+            assert torch.equal(torch.as_tensor(tensor), torch.as_tensor(getattr(other, name))), name
 
 
 def test_a_loader_that_starts_later_reads_the_same(renderer: Renderer) -> None:
@@ -179,7 +181,9 @@ def test_a_loader_that_starts_later_reads_the_same(renderer: Renderer) -> None:
     resumed = make_loader(renderer, workers=2)
     resumed.submit(assignment(make_stream(renderer.corpus), index))
     for batch, other in zip(resumed.take(index), whole, strict=True):
-        assert all(torch.equal(tensor, getattr(other, name)) for name, tensor in vars(batch).items())
+        assert all(
+            torch.equal(torch.as_tensor(value), torch.as_tensor(getattr(other, name))) for name, value in vars(batch).items()
+        )
     resumed.close()
 
 
@@ -192,7 +196,7 @@ def test_ranks_share_the_batch_that_one_rank_reads(renderer: Renderer, world: in
         for loader in loaders:
             for batch in load(loader, stream, 2):
                 for row, position in enumerate(batch.positions.tolist()):
-                    ids = batch.input_ids[row, : int(batch.attention_mask[row].sum())].tolist()
+                    ids = batch.input_ids[slice(*batch.bounds[row : row + 2])].tolist()
                     pixels = batch.pixel_values[row].numpy().tobytes()
                     assert position not in found
                     found[position] = (int(batch.stages[row]), int(batch.domains[row]), ids, pixels)
@@ -212,19 +216,20 @@ def test_a_micro_batch_has_the_promised_shape(renderer: Renderer) -> None:
     batches = loader.take(0)
     assert len(batches) == 3
     for batch in batches:
-        size, length = batch.input_ids.shape
-        assert size == 4
-        assert length % 8 == 0
-        lengths = batch.attention_mask.sum(1)
-        assert int(lengths.max()) > length - 8
-        assert (batch.input_ids[batch.attention_mask == 0] == renderer.processor.pad_id).all()
-        assert (batch.segments[batch.attention_mask == 0] == 0).all()
-        assert (batch.input_ids[range(size), lengths - 1] == renderer.processor.eos_id).all()  # right-padded
+        assert len(batch.stages) == 4
+        lengths = batch.bounds.diff()
+        assert batch.bounds[0] == 0
+        assert int(lengths.sum()) == len(batch.input_ids)
+        assert int(lengths.max()) == batch.longest
+        assert (batch.input_ids[batch.bounds[1:] - 1] == renderer.processor.eos_id).all()
+        assert batch.position_ids.tolist() == [[place for length in lengths.tolist() for place in range(length)]]
+        assert batch.targets.tolist() == batch.segments.nonzero()[:, 0].tolist()
+        assert batch.target_samples.tolist() == [int((batch.bounds[1:] <= place).sum()) for place in batch.targets]
         assert batch.stages.tolist() == wanted.stages[batch.positions].tolist()
         dtypes = [t.dtype for t in (batch.input_ids, batch.segments, batch.pixel_values, batch.stages, batch.domains)]
         assert dtypes == [torch.int64, torch.uint8, torch.float32, torch.uint8, torch.int64]
     one = renderer.sample(0, 0, Stage.MEDIUM)
-    assert collate([(one, renderer.encode(one))], pad_id=0).pixel_values.shape == (1, 3, 32, 32)
+    assert collate([(one, renderer.encode(one))]).pixel_values.shape == (1, 3, 32, 32)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -256,3 +261,17 @@ def test_only_submitted_batches_are_held_and_misuse_is_told(renderer: Renderer) 
     loader.close()
     assert loader._pending == {}
     assert set(threading.enumerate()) <= before
+
+
+@given(st.integers(1, 4), st.integers(1, 5), st.integers(0, 2**31 - 1))
+@settings(max_examples=30)
+def test_micro_batches_share_the_samples_evenly(count: int, micro: int, seed: int) -> None:
+    lengths = np.random.default_rng(seed).integers(1, 200, count * micro)
+    samples = [(None, EncodedSample(np.zeros(n, np.int64), np.zeros((1, n)), np.zeros(n), np.zeros(0))) for n in lengths]
+    parts = balanced(samples, micro)
+    assert [len(part) for part in parts] == [micro] * count
+    assert sorted(map(id, samples)) == sorted(id(sample) for part in parts for sample in part)
+    totals = [sum(len(encoded.input_ids) for _, encoded in part) for part in parts]
+    assert max(totals) - min(totals) <= lengths.max()  # a bound of dealing there and back again
+    order = {id(sample): index for index, sample in enumerate(samples)}
+    assert all(sorted(part, key=lambda sample: order[id(sample)]) == part for part in parts)

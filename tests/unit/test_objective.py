@@ -1,5 +1,6 @@
-"""The one forward against a slow oracle: full logits, a padding mask, Python loops over samples and tokens."""
+"""The one forward against a slow oracle: each sample alone through transformers, full logits, Python loops over tokens."""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -7,12 +8,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
+from medclm.data import loader
+from medclm.losses import cross_entropy
 from medclm.losses.cross_entropy import mean_or_zero, sums_by_sample, token_losses
 from medclm.models.objective import Losses, Objective, TokenCounts, count_targets
 from medclm.models.vip_llava import VipLlavaFamily
 from medclm.testing import tiny_network, tiny_processor, tiny_section
-from medclm.types import Batch, LossWeights, Segment, Stage
+from medclm.types import Batch, EncodedSample, LossWeights, Sample, Segment, Stage
 
 PROCESSOR = tiny_processor()
 NETWORK = tiny_network(processor=PROCESSOR)
@@ -31,18 +35,28 @@ def encode(stage: Stage, question: str, rationale: str, answer: str) -> tuple[li
     return prompt + reason + said, [int(kind) for kind in kinds]
 
 
-def collate(samples: Sequence[tuple[Stage, str, str, str]], extra: int = 0) -> Batch:
-    encoded = [encode(*sample) for sample in samples]
-    size, longest = len(samples), max(len(ids) for ids, _ in encoded) + extra
-    ids = torch.full((size, longest), PROCESSOR.pad_id)
-    mask, segments = torch.zeros_like(ids), torch.zeros(size, longest, dtype=torch.uint8)
-    for row, (token_ids, kinds) in enumerate(encoded):
-        ids[row, : len(token_ids)] = torch.tensor(token_ids)
-        mask[row, : len(token_ids)] = 1
-        segments[row, : len(kinds)] = torch.tensor(kinds, dtype=torch.uint8)
-    pixels = torch.stack([picture(question) for _, question, _, _ in samples])
-    stages = torch.tensor([sample[0] for sample in samples], dtype=torch.uint8)
-    return Batch(ids, mask, segments, pixels, stages, torch.zeros(size, dtype=torch.int64), torch.arange(size))
+def collate(samples: Sequence[tuple[Stage, str, str, str]]) -> Batch:
+    return loader.collate([rendered(at, *sample) for at, sample in enumerate(samples)])
+
+
+def rendered(position: int, stage: Stage, question: str, rationale: str, answer: str) -> loader.Rendered:
+    ids, kinds = encode(stage, question, rationale, answer)
+    sample = Sample(str(position), position, 0, stage, Image.new("RGB", (32, 32)), question, rationale, answer)
+    return sample, EncodedSample(
+        input_ids=np.array(ids),
+        position_ids=PROCESSOR.position_ids(ids),
+        segments=np.array(kinds, dtype=np.uint8),
+        pixel_values=picture(question).numpy(),
+    )
+
+
+def apart(batch: Batch) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]]:
+    """(ids (1, T), segments (T,), pixels (1, C, S, S), stage) of each sample, to be run alone."""
+    ends = batch.bounds.tolist()
+    return [
+        (batch.input_ids[None, first:end], batch.segments[first:end], batch.pixel_values[row : row + 1], int(batch.stages[row]))
+        for row, (first, end) in enumerate(itertools.pairwise(ends))
+    ]
 
 
 def picture(name: str) -> torch.Tensor:
@@ -53,19 +67,18 @@ def picture(name: str) -> torch.Tensor:
 def oracle(
     batch: Batch, network: torch.nn.Module = NETWORK, answer_weight: float = 0.8, rationale_weight: float = 0.2
 ) -> Losses:
-    logits = network(input_ids=batch.input_ids, attention_mask=batch.attention_mask, pixel_values=batch.pixel_values).logits
     rows = []
-    for sample in range(len(batch.input_ids)):
+    for ids, segments, pixels, stage in apart(batch):
+        logits = network(input_ids=ids, pixel_values=pixels).logits[0]
         found: dict[int, list[torch.Tensor]] = {Segment.RATIONALE: [], Segment.ANSWER: []}
-        for at in range(1, batch.input_ids.shape[1]):
-            kind = int(batch.segments[sample, at])
+        for at in range(1, len(segments)):
+            kind = int(segments[at])
             if kind != Segment.CONTEXT:
-                log_probabilities = logits[sample, at - 1].float().log_softmax(-1)
-                found[kind].append(-log_probabilities[batch.input_ids[sample, at]])
+                found[kind].append(-logits[at - 1].float().log_softmax(-1)[ids[0, at]])
         answer, rationale = (
             torch.stack(found[kind]).mean() if found[kind] else torch.zeros(()) for kind in (Segment.ANSWER, Segment.RATIONALE)
         )
-        hard = int(batch.stages[sample]) == Stage.HARD
+        hard = stage == Stage.HARD
         rows.append((answer, rationale, answer if hard else answer_weight * answer + rationale_weight * rationale))
     answers, rationales, samples = (torch.stack(column) for column in zip(*rows, strict=True))
     tokens = (batch.segments != Segment.CONTEXT).sum()
@@ -84,10 +97,10 @@ def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
         assert (found[name] - expected[name]).abs().max() < tolerance, name
 
 
-@given(st.lists(st.sampled_from(TEXTS), min_size=1, max_size=4), st.integers(0, 3))
+@given(st.lists(st.sampled_from(TEXTS), min_size=1, max_size=4))
 @settings(max_examples=15)
-def test_losses_equal_the_oracle(samples: list[tuple[Stage, str, str, str]], extra: int) -> None:
-    batch = collate(samples, extra)
+def test_losses_equal_the_oracle(samples: list[tuple[Stage, str, str, str]]) -> None:
+    batch = collate(samples)
     with torch.no_grad():
         found, expected = Objective(NETWORK, LossWeights(0.8, 0.2, 1.0))(batch), oracle(batch)
     for ours, theirs in zip(found, expected, strict=True):
@@ -95,10 +108,13 @@ def test_losses_equal_the_oracle(samples: list[tuple[Stage, str, str, str]], ext
     assert found.target_tokens == sum(count_targets(batch))
 
 
-def test_gradients_equal_the_oracle_with_its_padding_mask() -> None:
-    batch = collate(TEXTS, extra=3)
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_gradients_equal_the_oracle(attention: str) -> None:
+    """`sdpa` attends sample by sample; `eager` through the block-diagonal mask that transformers makes of the positions."""
+    network = tiny_network(tiny_section(attention=attention), processor=PROCESSOR)
+    batch = collate(TEXTS)
     assert_close(
-        gradients(NETWORK, Objective(NETWORK, LossWeights(0.8, 0.2, 1.0))(batch).loss), gradients(NETWORK, oracle(batch).loss)
+        gradients(network, Objective(network, LossWeights(0.8, 0.2, 1.0))(batch).loss), gradients(NETWORK, oracle(batch).loss)
     )
 
 
@@ -142,40 +158,45 @@ class Recorder(torch.nn.Module):
 def test_only_positions_that_predict_a_target_reach_the_head() -> None:
     network = tiny_network(processor=PROCESSOR)
     network.lm_head = Recorder(network.lm_head)
-    batch = collate(TEXTS, extra=2)
+    batch = collate(TEXTS)
     Objective(network, LossWeights(0.8, 0.2, 1.0))(batch)
-    with torch.no_grad():
-        hidden = network.model(
-            input_ids=batch.input_ids, attention_mask=batch.attention_mask, pixel_values=batch.pixel_values
-        ).last_hidden_state
     expected = []
-    for row, sample in enumerate(TEXTS):
+    for sample, (ids_1t, _, pixels, _) in zip(TEXTS, apart(batch), strict=True):
+        with torch.no_grad():
+            hidden = network.model(input_ids=ids_1t, pixel_values=pixels).last_hidden_state[0]
         ids, _ = encode(*sample)
         prompt = len(PROCESSOR.prompt_ids(sample[1])) + (0 if sample[2] else len(PROCESSOR.text_ids("Answer:")))
         assert PROCESSOR.decode(ids[prompt:]) == sample[2] + sample[3]
         assert ids[-1] == PROCESSOR.eos_id
-        expected += [hidden[row, at] for at in range(prompt - 1, len(ids) - 1)]
+        expected += [hidden[at] for at in range(prompt - 1, len(ids) - 1)]
     torch.testing.assert_close(network.lm_head.seen, torch.stack(expected), rtol=0, atol=1e-6)
 
 
 @given(st.integers(0, 2**31 - 1))
 @settings(max_examples=10)
-def test_nothing_after_a_target_changes_its_loss(seed: int) -> None:
-    batch = collate(TEXTS, extra=4)
-    noisy = batch.input_ids.clone()
-    padding = batch.attention_mask == 0
+def test_no_sample_sees_another(seed: int) -> None:
+    """Other tokens and another picture in one sample leave the losses of those before and after it as they were, to the bit."""
+    batch = collate(TEXTS)
+    draw = np.random.default_rng(seed)
+    changed, inside = int(draw.integers(len(TEXTS))), apart(batch)
+    first, end = batch.bounds[changed : changed + 2].tolist()
+    noisy, pixels = batch.input_ids.clone(), batch.pixel_values.clone()
+    words = (inside[changed][0][0] != PROCESSOR.image_token_id).numpy()
     vocabulary = NETWORK.config.text_config.vocab_size
-    noise = torch.from_numpy(np.random.default_rng(seed).integers(PROCESSOR.image_token_id + 1, vocabulary, noisy.shape))
-    noisy[padding] = noise[padding]
+    noisy[first:end][words] = torch.from_numpy(draw.integers(PROCESSOR.image_token_id + 1, vocabulary, int(words.sum())))
+    pixels[changed] += 1
     objective = Objective(NETWORK, LossWeights(0.8, 0.2, 1.0))
     with torch.no_grad():
-        clean, dirty = objective(batch), objective(Batch(**{**vars(batch), "input_ids": noisy}))
-    assert torch.equal(clean.sample, dirty.sample)
+        clean, dirty = objective(batch), objective(Batch(**{**vars(batch), "input_ids": noisy, "pixel_values": pixels}))
+    others = [row for row in range(len(TEXTS)) if row != changed]
+    assert torch.equal(clean.sample[others], dirty.sample[others])
+    assert clean.sample[changed] != dirty.sample[changed]
 
 
 def test_a_batch_without_targets_runs_the_head_and_gives_zero_gradients() -> None:
     batch = collate(TEXTS[:2])
     batch.segments.zero_()
+    batch.targets = batch.target_samples = torch.zeros(0, dtype=torch.int64)
     losses = Objective(NETWORK, LossWeights(0.8, 0.2, 1.0))(batch)
     grads = gradients(NETWORK, losses.loss)
     assert losses.loss.item() == 0.0
@@ -196,16 +217,15 @@ def test_token_normalisation_is_global_whatever_the_micro_batches() -> None:
     assert_close(averaged, whole)
 
     batch = collate(TEXTS)
-    logits = NETWORK(input_ids=batch.input_ids, pixel_values=batch.pixel_values).logits
     expected = 0.0
-    for row in range(len(TEXTS)):
-        for at in range(1, batch.input_ids.shape[1]):
-            loss = -logits[row, at - 1].log_softmax(-1)[batch.input_ids[row, at]].item()
-            hard = TEXTS[row][0] == Stage.HARD
-            if batch.segments[row, at] == Segment.ANSWER:
-                expected += (1.0 if hard else 0.8) * loss / answer
-            elif batch.segments[row, at] == Segment.RATIONALE:
-                expected += (0.0 if hard else 0.2) * loss / rationale
+    for ids, segments, pixels, stage in apart(batch):
+        logits = NETWORK(input_ids=ids, pixel_values=pixels).logits[0]
+        for at in range(1, len(segments)):
+            loss = -logits[at - 1].log_softmax(-1)[ids[0, at]].item()
+            if segments[at] == Segment.ANSWER:
+                expected += (1.0 if stage == Stage.HARD else 0.8) * loss / answer
+            elif segments[at] == Segment.RATIONALE:
+                expected += (0.0 if stage == Stage.HARD else 0.2) * loss / rationale
     assert objective(batch, TokenCounts(answer, rationale, 1)).loss.item() == pytest.approx(expected, abs=1e-5)
 
 
@@ -247,3 +267,21 @@ def test_token_losses_of_no_tokens() -> None:
     losses.sum().backward()
     assert losses.shape == (0,)
     assert logits.grad is not None
+
+
+@pytest.mark.parametrize("elements", [1, 60, 1 << 24])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_token_losses_equal_the_plain_ones_however_they_are_cut(
+    monkeypatch: pytest.MonkeyPatch, elements: int, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(cross_entropy, "CHUNK_ELEMENTS", elements)
+    draw = torch.Generator().manual_seed(0)
+    logits = (5 * torch.randn(11, 23, generator=draw)).to(dtype).requires_grad_()
+    targets, weights = torch.randint(23, (11,), generator=draw), torch.rand(11, generator=draw)
+    losses = token_losses(logits, targets)
+    assert losses.dtype == torch.float32
+    (gradient,) = torch.autograd.grad((losses * weights).sum(), logits)
+    exact = torch.nn.functional.cross_entropy(logits.double(), targets, reduction="none")
+    (expected,) = torch.autograd.grad((exact * weights).sum(), logits)
+    torch.testing.assert_close(losses.double(), exact, rtol=0, atol=3e-6)
+    torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-6 if dtype == torch.float32 else 4e-3)

@@ -93,7 +93,7 @@ def load(folder: Path, log: Path | None, *, first: int = 0, **changes: Any) -> t
     for index in range(first, BATCHES):
         for batch in loader.take(index):
             for row, position in enumerate(batch.positions.tolist()):
-                ids = tuple(batch.input_ids[row, : int(batch.attention_mask[row].sum())].tolist())
+                ids = tuple(batch.input_ids[slice(*batch.bounds[row : row + 2])].tolist())
                 pixels = batch.pixel_values[row].numpy().tobytes()
                 assert position not in found
                 found[position] = Seen(int(batch.stages[row]), int(batch.domains[row]), ids, pixels)
