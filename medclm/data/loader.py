@@ -43,7 +43,7 @@ def collate(samples: Sequence[Rendered], pad_id: int) -> Batch:
         input_ids=torch.from_numpy(input_ids_BT),
         attention_mask=torch.from_numpy(attention_mask_BT),
         segments=torch.from_numpy(segments_BT),
-        pixel_values=torch.from_numpy(np.stack([encoded.pixel_values for _, encoded in samples])),
+        pixel_values=torch.from_numpy(np.concatenate([encoded.pixel_values for _, encoded in samples])),
         stages=torch.tensor([sample.stage for sample, _ in samples], dtype=torch.uint8),
         domains=torch.tensor([sample.domain for sample, _ in samples], dtype=torch.int64),
         positions=torch.tensor([sample.position for sample, _ in samples], dtype=torch.int64),

@@ -36,7 +36,7 @@ def taught() -> torch.nn.Module:
     for row, (prompt, target) in enumerate(encoded):
         ids[row, : len(prompt) + len(target)] = torch.tensor(prompt + target)
         segments[row, len(prompt) : len(prompt) + len(target)] = 2
-    pixels = torch.from_numpy(np.stack([PROCESSOR.pixel_values(request.image) for request, _ in rows]))
+    pixels = torch.from_numpy(np.concatenate([PROCESSOR.pixel_values(request.image) for request, _ in rows]))
     stages = torch.full((6,), int(Stage.HARD), dtype=torch.uint8)
     batch = Batch(ids, torch.ones_like(ids), segments, pixels, stages, torch.zeros(6, dtype=torch.int64), torch.arange(6))
     for _ in range(80):
@@ -52,7 +52,7 @@ def network() -> torch.nn.Module:
 
 
 def slow_greedy(network: torch.nn.Module, ids: list[int], request: Request, limit: int) -> list[int]:
-    pixels = torch.from_numpy(PROCESSOR.pixel_values(request.image))[None]
+    pixels = torch.from_numpy(PROCESSOR.pixel_values(request.image))
     written: list[int] = []
     while len(written) < limit and (not written or written[-1] != PROCESSOR.eos_id):
         with torch.no_grad():
@@ -102,7 +102,7 @@ def test_samples_follow_the_softmax() -> None:
     with torch.no_grad():
         logits = network(
             input_ids=torch.tensor([PROCESSOR.prompt_ids(request.question)]),
-            pixel_values=torch.from_numpy(PROCESSOR.pixel_values(request.image))[None],
+            pixel_values=torch.from_numpy(PROCESSOR.pixel_values(request.image)),
         ).logits[0, -1]
     scale = float(logits.std()) / 3  # sharp enough that a few tokens carry the mass
     likely = torch.softmax(logits / scale, -1)
