@@ -101,7 +101,7 @@ class Renderer:
         self._domains = {name: index for index, name in enumerate(corpus.domains)}
 
     def picture(self, image_row: int) -> tuple[Image.Image, ImageFrame]:
-        """The (S, S) RGB square of a stored image, and the frame that placed it."""
+        """The model's RGB square of a stored image, and the frame that placed it."""
         image = self.corpus.picture(image_row)
         frame = ImageFrame(*image.size, side=self.processor.image_size, fit=self.data.fit)
         return frame.place(image), frame
