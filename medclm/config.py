@@ -69,6 +69,9 @@ class TinySection(Section):
     """Upper bound of the tokenizer made from the corpus's own training texts."""
 
 
+Tiles = Literal["1", "1+4"]
+
+
 class ModelSection(Section):
     family: Literal["vip_llava"] = "vip_llava"
     """Model family behind medclm/models/protocol.py."""
@@ -77,6 +80,9 @@ class ModelSection(Section):
     random weights and its own tokenizer, made from `model.tiny`."""
     tiny: TinySection = TinySection()
     """Sizes of the model that `path: tiny` makes."""
+    tiles: Tiles = "1"
+    """Views of a picture: 1 = the model's square; 1+4 = a square of twice the side, seen whole and as four quarters, which shows small
+    lesions twice as large for five times the image tokens. Pixels of the square (data.min_side, drawn and written boxes) are its."""
     freeze_vision_tower: bool = True
     """Leave the vision tower as loaded."""
     freeze_projector: bool = False

@@ -30,7 +30,7 @@ class Request:
     question: str
     """With its response instruction, without the prompt's frame."""
     image: Image.Image
-    """RGB, the model's square of S x S pixels."""
+    """RGB, the model's square (`Processor.image_size`)."""
     begin: str = ""
     """What the completion begins with: read with the prompt, not generated; `data.render.begin_of`."""
 
@@ -87,7 +87,7 @@ def generate(
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             pick = _greedy if temperature == 0 else _sampler([requests[i].id for i in chosen], temperature, seed)
-            pixels = np.stack([processor.pixel_values(requests[i].image) for i in chosen])
+            pixels = np.concatenate([processor.pixel_values(requests[i].image) for i in chosen])
             written = _decode(model, processor, [prompts[i] for i in chosen], pixels, pick, max_new_tokens)
             for index, (ids, scores) in zip(chosen, written, strict=True):
                 completions[index] = Completion(
@@ -136,7 +136,7 @@ def _decode(
     model: Any,
     processor: Processor,
     prompts: list[list[int]],
-    pixels_bchw: np.ndarray,
+    pixels_ichw: np.ndarray,
     pick: Callable[[torch.Tensor, int], torch.Tensor],
     max_new_tokens: int,
 ) -> list[tuple[list[int], list[float]]]:
@@ -144,7 +144,7 @@ def _decode(
     device = next(model.parameters()).device
     ids_bt, mask_bt = padded_prompts(prompts, processor.pad_id, device)
     positions_bt = (mask_bt.cumsum(1) - 1).clamp(min=0)
-    inputs: dict[str, Any] = {"input_ids": ids_bt, "pixel_values": torch.from_numpy(pixels_bchw).to(device)}
+    inputs: dict[str, Any] = {"input_ids": ids_bt, "pixel_values": torch.from_numpy(pixels_ichw).to(device)}
     cache = None
     running_b = torch.ones(len(prompts), dtype=torch.bool, device=device)
     written: list[torch.Tensor] = []

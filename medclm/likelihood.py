@@ -64,7 +64,7 @@ def option_scores(
     try:
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
-            pixels = np.stack([processor.pixel_values(requests[i].image) for i in chosen])
+            pixels = np.concatenate([processor.pixel_values(requests[i].image) for i in chosen])
             sums = _score(model, processor, [prompts[i] for i in chosen], pixels, [texts[i] for i in chosen])
             for index, row in zip(chosen, sums, strict=True):
                 number = len(texts[index])
@@ -85,7 +85,7 @@ def _option_ids(processor: Processor, request: Request, texts: Sequence[str]) ->
 
 
 def _score(
-    model: Any, processor: Processor, prompts: list[list[int]], pixels_bchw: np.ndarray, options: list[list[list[int]]]
+    model: Any, processor: Processor, prompts: list[list[int]], pixels_ichw: np.ndarray, options: list[list[list[int]]]
 ) -> list[list[float]]:
     """Sums of each row's options; a row with fewer options than the longest repeats its last one, to be cut off."""
     device = next(model.parameters()).device
@@ -93,7 +93,7 @@ def _score(
     positions_bt = (mask_bt.cumsum(1) - 1).clamp(min=0)
     out = model(
         input_ids=ids_bt,
-        pixel_values=torch.from_numpy(pixels_bchw).to(device),
+        pixel_values=torch.from_numpy(pixels_ichw).to(device),
         attention_mask=mask_bt,
         position_ids=positions_bt,
         use_cache=True,

@@ -244,7 +244,7 @@ def _asking(asking: Mapping[str, Any]) -> list[str]:
     return [
         "## How to ask it",
         f"- Picture: 8-bit RGB, whole, {square}, then {side} x {side} pixels. The folder's own image processor would crop what is not "
-        "square: make the square first.\n"
+        f"square: make the square first.{_views(asking)}\n"
         f'- Question: one sentence, a line break, and how to answer: "{asking["instructions"]["reason"]}" or '
         f'"{asking["instructions"]["direct"]}". A direct completion begins with "{asking["begins"]["direct"]}", and no loss taught the '
         "model to write that: end the prompt with it.\n"
@@ -257,6 +257,17 @@ def _asking(asking: Mapping[str, Any]) -> list[str]:
         "This asks about `picture.png` and reads the boxes back; it needs transformers, torch and Pillow:",
         f"```python\n{asking['code']}```",
     ]
+
+
+def _views(asking: Mapping[str, Any]) -> str:
+    """What else is done with the square; nothing where the model sees it as it is (cards from before it could be otherwise)."""
+    if asking.get("tiles", "1") == "1":
+        return ""
+    side = asking["side"] // 2
+    return (
+        f" The model sees it as five pictures of {side} x {side}: the square made smaller, then its quarters, left to right and top to "
+        "bottom. The prompt has one image token for each, in this order."
+    )
 
 
 def _evaluation(evaluations: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -1,7 +1,7 @@
 """The plain objects that cross module walls, with shapes and units. Knows nothing of models, files or processes.
 
-Shape legend used everywhere: B samples of a micro-batch, T tokens, C channels, S side of the model's square image in
-pixels, G samples of a global batch, D hidden units, V vocabulary, K boxes.
+Shape legend used everywhere: B samples of a micro-batch, T tokens, C channels, S side of a view (what the vision tower takes) in
+pixels, G samples of a global batch, D hidden units, V vocabulary (of pixels: views of a picture), K boxes.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Sample:
     """Index into the manifest's domain vocabulary."""
     stage: Stage
     image: Image.Image
-    """RGB, the model's square of S x S pixels, box drawn only in Easy."""
+    """RGB, the model's square, box drawn only in Easy."""
     question: str
     """With its response instruction, without the prompt's frame."""
     rationale: str
@@ -95,7 +95,7 @@ class EncodedSample:
     segments: np.ndarray
     """(T,) uint8 of `Segment`: what each token is."""
     pixel_values: np.ndarray
-    """(C, S, S) float32, normalised for the vision tower."""
+    """(V, C, S, S) float32, the picture's views normalised for the vision tower."""
 
 
 @dataclass
@@ -117,7 +117,7 @@ class Batch:
     target_samples: torch.Tensor
     """(M,) int64: the sample, 0 .. B - 1, of each of them."""
     pixel_values: torch.Tensor
-    """(B, C, S, S) float32."""
+    """(B * V, C, S, S) float32: the views of sample 0, then of sample 1, ..."""
     stages: torch.Tensor
     """(B,) uint8 of `Stage`."""
     domains: torch.Tensor

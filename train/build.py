@@ -28,7 +28,7 @@ from medclm.data.cache import cached
 from medclm.data.loader import Loader
 from medclm.data.manifest import write_json
 from medclm.data.quarantine import QUARANTINE, Quarantine
-from medclm.data.render import Renderer
+from medclm.data.render import Renderer, check_room
 from medclm.data.shards import Corpus
 from medclm.data.stream import Stream
 from medclm.distributed import ControlPlane, Ranks
@@ -86,6 +86,7 @@ def build_run(
     if recipe.data.verify:
         plane.from_main(corpus.verify, what="the check of the corpus (data.verify)")
     processor = plane.main_first(lambda: _processor(recipe, corpus, folder), what="the processor")
+    check_room(processor.image_tokens, recipe.data)
     stream = Stream(
         corpus=corpus,
         split=recipe.data.split,

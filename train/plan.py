@@ -12,6 +12,7 @@ from rich.table import Table
 from medclm.config import Recipe, recipe_yaml
 from medclm.curriculum.policy import Policy
 from medclm.curriculum.registry import make_policy
+from medclm.data.render import check_room
 from medclm.distributed import Ranks
 from medclm.ds_config import batch_plan, fill
 from medclm.models.registry import family
@@ -45,6 +46,7 @@ def print_plan(recipe: Recipe, ds_tree: dict[str, Any], *, ds_name: str) -> None
         f"x {plan.world_size} rank(s)",
         f"run        {recipe.train.steps} steps, {recipe.train.steps * plan.global_batch_size} samples",
         f"precision  {'bf16' if bf16 else 'float32'} on {device.name}, ZeRO stage {ds_config['zero_optimization']['stage']}",
+        f"picture    {_picture(recipe)}",
         sep="\n",
         highlight=False,
     )
@@ -55,6 +57,13 @@ def print_plan(recipe: Recipe, ds_tree: dict[str, Any], *, ds_name: str) -> None
         )
     else:
         console.print(_stages(recipe))
+
+
+def _picture(recipe: Recipe) -> str:
+    shown = family(recipe.model.family).picture(recipe.model)
+    check_room(shown.tokens, recipe.data)
+    views = "1 view" if shown.views == 1 else f"{shown.views} views of {shown.view_side} px (the whole and its quarters)"
+    return f"{shown.side} px, {views}: {shown.tokens} image tokens of at most {recipe.data.max_tokens} (data.max_tokens)"
 
 
 def _parameters(recipe: Recipe) -> Table:

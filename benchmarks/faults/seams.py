@@ -97,7 +97,8 @@ class Seams:
 def _checksum(batch: Any, row: int) -> int:
     """Of everything that the model gets of one sample."""
     own = slice(*batch.bounds[row : row + 2].tolist())
-    parts = (batch.input_ids[own], batch.segments[own], batch.pixel_values[row], batch.stages[row])
+    views = batch.pixel_values.reshape(len(batch.stages), -1)[row]
+    parts = (batch.input_ids[own], batch.segments[own], views, batch.stages[row])
     return functools.reduce(lambda code, part: zlib.crc32(part.numpy().tobytes(), code), parts, 0)
 
 

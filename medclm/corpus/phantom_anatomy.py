@@ -91,8 +91,9 @@ FLOOR_SIDE = 0.165
 SIDE_LIMITS = (0.125, 0.345)
 """No side of a box leaves these; 0.125 is 8 pixels of a 64-pixel model."""
 SMALL_SIDES = (0.03, 0.055)
-SMALL_SIDE_LIMITS = (0.02, 0.06)
-"""The same two for small lesions."""
+"""The same for small lesions of any class."""
+SHORTEST, LONGEST = 2 / 3, 12 / 11
+"""No side of their boxes leaves these multiples of the least and the largest of the drawn sides: 2 to 6 % of the image side."""
 
 
 def _organ(name: str, *ellipses: Ellipse) -> Part:

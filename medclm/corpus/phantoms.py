@@ -2,7 +2,7 @@
 
     phantom = draw_phantom(seed=0, index=7, size=128, small_lesions=False)
 
-A phantom is a pure function of these four arguments: draws are keyed by them, so any process may draw any picture in any
+A phantom is a pure function of its arguments: draws are keyed by them, so any process may draw any picture in any
 order and get the same bytes. Layers are painted back to front (anatomy, lesions, texture, noise), the acquisition is
 mirrored for some patients, and a side marker is added last. Knows nothing of corpora: sources/phantoms.py tells those.
 """
@@ -17,9 +17,10 @@ from medclm.corpus.phantom_anatomy import (
     CLASSES,
     FLOOR_SIDE,
     LESION_SIDES,
+    LONGEST,
     LOOKS,
+    SHORTEST,
     SIDE_LIMITS,
-    SMALL_SIDE_LIMITS,
     SMALL_SIDES,
     Contrast,
     Look,
@@ -107,7 +108,9 @@ class Phantom:
         return self.patient.mirrored and self.look.directions is not None
 
 
-def draw_phantom(*, seed: int, index: int, size: int, small_lesions: bool) -> Phantom:
+def draw_phantom(
+    *, seed: int, index: int, size: int, small_lesions: bool, lesion_sides: tuple[float, float] | None = None
+) -> Phantom:
     """The phantom at a position.
 
     Args:
@@ -115,13 +118,15 @@ def draw_phantom(*, seed: int, index: int, size: int, small_lesions: bool) -> Ph
         index: position in it, from 0.
         size: image side in pixels, at least 64.
         small_lesions: lesions of 2-6 % of the image side instead of 12.5-34.5 %.
+        lesion_sides: their longest side over the image side, drawn evenly between these two, instead of either.
     """
     patient = patient_of(seed=seed, index=index)
     rng = generator(seed, "phantom.scene", index)
     look = _choose_look(rng)
     grid = anatomy_grid(size=size, rng=rng)
     scene, body, organs = paint_anatomy(look, grid=grid, rng=rng)
-    placer = _Placer(look=look, organs=organs, body=body, small=small_lesions, rng=generator(seed, "phantom.lesions", index))
+    sides = lesion_sides or (SMALL_SIDES if small_lesions else None)
+    placer = _Placer(look=look, organs=organs, body=body, sides=sides, rng=generator(seed, "phantom.lesions", index))
     scene, lesions = placer.place_all(scene)
     scene = add_noise(scene, look=look, body=body, rng=generator(seed, "phantom.noise", index))
     pixels, intensity = develop(scene, look=look, body=body, rng=rng)
@@ -172,10 +177,18 @@ def _choose_look(rng: np.random.Generator) -> Look:
 
 
 class _Placer:
-    """Puts the lesions of one picture into its organs."""
+    """Puts the lesions of one picture into its organs; `sides` None: each class has its own."""
 
-    def __init__(self, *, look: Look, organs: dict[str, BoolMap], body: BoolMap, small: bool, rng: np.random.Generator) -> None:
-        self.look, self.organs, self.body, self.small, self.rng = look, organs, body, small, rng
+    def __init__(
+        self,
+        *,
+        look: Look,
+        organs: dict[str, BoolMap],
+        body: BoolMap,
+        sides: tuple[float, float] | None,
+        rng: np.random.Generator,
+    ) -> None:
+        self.look, self.organs, self.body, self.sides, self.rng = look, organs, body, sides, rng
         self.size = body.shape[0]
         self.taken = np.zeros_like(body)
 
@@ -213,8 +226,8 @@ class _Placer:
 
     def _find_place(self, lesion_class: str, organ: BoolMap) -> tuple[Patch, int, int] | None:
         """A patch and its centre: drawn again a little smaller until it fits."""
-        low, high = SMALL_SIDES if self.small else LESION_SIDES[lesion_class]
-        floor = low if self.small else FLOOR_SIDE
+        low, high = self.sides or LESION_SIDES[lesion_class]
+        floor = low if self.sides else FLOOR_SIDE
         side = self.rng.uniform(low, high)
         spots = np.flatnonzero(organ & ~self.taken)
         for _ in range(_REDRAWS if spots.size else 0):
@@ -230,7 +243,7 @@ class _Placer:
     def _right_size(self, patch: Patch) -> bool:
         if not patch.mask.any():
             return False
-        low, high = SMALL_SIDE_LIMITS if self.small else SIDE_LIMITS
+        low, high = SIDE_LIMITS if self.sides is None else (SHORTEST * self.sides[0], LONGEST * self.sides[1])
         box = tight_box(patch.mask)
         return bool(low * self.size <= min(box.width, box.height) and max(box.width, box.height) <= high * self.size)
 

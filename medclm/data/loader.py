@@ -39,7 +39,7 @@ def collate(samples: Sequence[Rendered]) -> Batch:
         longest=max(lengths),
         targets=torch.from_numpy(targets_M),
         target_samples=torch.from_numpy(samples_N[targets_M]),
-        pixel_values=torch.from_numpy(np.stack([encoded.pixel_values for _, encoded in samples])),
+        pixel_values=torch.from_numpy(np.concatenate([encoded.pixel_values for _, encoded in samples])),
         stages=torch.tensor([sample.stage for sample, _ in samples], dtype=torch.uint8),
         domains=torch.tensor([sample.domain for sample, _ in samples], dtype=torch.int64),
         positions=torch.tensor([sample.position for sample, _ in samples], dtype=torch.int64),

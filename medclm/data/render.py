@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from medclm.config import BoxTextSection, DataSection
+from medclm.config import BoxTextSection, ConfigError, DataSection
 from medclm.curriculum.stages import STAGE_RULES, StageRule
 from medclm.data.draw import Style, draw_prompt, style_for
 from medclm.data.frame import ImageFrame
@@ -30,6 +30,8 @@ INSTRUCTIONS = {"reason": "Reason, give the box, then answer.", "direct": "Answe
 BEGINS = {"reason": "", "direct": "Answer:"}
 """What every completion begins with by mode. No loss teaches a model to write it, so whoever asks gives it with the prompt."""
 COLOUR = "{color}"
+TEXT_ROOM = 448
+"""Tokens for prompt and completion that go with a picture in the default data.max_tokens, at 576 tokens a picture."""
 _BOX = re.compile(r"<box:(\d+)>")
 
 
@@ -75,6 +77,15 @@ def fill_boxes(text: str, boxes_unit: Sequence[Box | None], frame: ImageFrame, s
     return _BOX.sub(written, text)
 
 
+def check_room(image_tokens: int, data: DataSection) -> None:
+    """Raise ConfigError where a picture alone leaves no room for texts, before anything is paid for."""
+    if image_tokens >= data.max_tokens:
+        raise ConfigError(
+            f"data.max_tokens={data.max_tokens}: a picture alone has {image_tokens} image tokens: give at least {image_tokens + TEXT_ROOM}, "
+            "or model.tiles=1"
+        )
+
+
 class Renderer:
     """Records of one corpus as samples of one model.
 
@@ -90,7 +101,7 @@ class Renderer:
         self._domains = {name: index for index, name in enumerate(corpus.domains)}
 
     def picture(self, image_row: int) -> tuple[Image.Image, ImageFrame]:
-        """The (S, S) RGB square of a stored image, and the frame that placed it."""
+        """The model's RGB square of a stored image, and the frame that placed it."""
         image = self.corpus.picture(image_row)
         frame = ImageFrame(*image.size, side=self.processor.image_size, fit=self.data.fit)
         return frame.place(image), frame

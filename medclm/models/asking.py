@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from medclm.config import DataSection
+from medclm.config import DataSection, Tiles
 from medclm.data.draw import COLOURS
 from medclm.data.frame import ImageFrame
 from medclm.data.render import BEGINS, INSTRUCTIONS
@@ -36,6 +36,7 @@ def asking_facts(processor: Processor, data: DataSection) -> dict[str, Any]:
     before, after = processor._before, processor._after
     return {
         "side": side,
+        "tiles": processor.tiles,
         "fit": data.fit,
         "prompt": {"before": before, "after": after},
         "instructions": dict(INSTRUCTIONS),
@@ -43,15 +44,17 @@ def asking_facts(processor: Processor, data: DataSection) -> dict[str, Any]:
         "pointing": {"colours": [name for name, _ in COLOURS], "line_px": max(1, round(data.prompt_line * side / 336))},
         "box_text": data.box_text.model_dump(mode="json"),
         "example": {"size": list(EXAMPLE_SIZE), "box_px": list(EXAMPLE_BOX_PX), "written": written},
-        "code": asking_code(side=side, data=data, before=before, after=after),
+        "code": asking_code(side=side, tiles=processor.tiles, data=data, before=before, after=after),
     }
 
 
-def asking_code(*, side: int, data: DataSection, before: str, after: str) -> str:
+def asking_code(*, side: int, tiles: Tiles, data: DataSection, before: str, after: str) -> str:
     """Python that asks the export in the working folder about `picture.png`, and reads the reply's boxes back."""
     return _CODE.format(
         side=side,
         square="\n    ".join(_SQUARE[data.fit]),
+        views=_VIEWS[tiles],
+        images=_IMAGES[tiles],
         before=before,
         after=after,
         question=EXAMPLE_QUESTION,
@@ -70,6 +73,22 @@ _SQUARE = {
     ),
     "stretch": ("return picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC, reducing_gap=3.0)",),
 }
+
+
+_VIEWS: dict[Tiles, str] = {
+    "1": "",
+    "1+4": '''
+def views(picture):
+    """The square made smaller, then its quarters, row by row: what the prompt's <image> stand for."""
+    half = SIDE // 2
+    corners = [(0, 0), (half, 0), (0, half), (half, half)]
+    overview = picture.resize((half, half), Image.Resampling.BICUBIC)
+    return [overview] + [picture.crop((x, y, x + half, y + half)) for x, y in corners]
+
+
+''',
+}
+_IMAGES: dict[Tiles, str] = {"1": "square(picture)", "1+4": "views(square(picture))"}
 
 
 def _to_pixels(side: int, data: DataSection) -> list[str]:
@@ -103,7 +122,7 @@ def square(picture):
     """The model's square of a picture; nothing is cropped."""
     {square}
 
-
+{views}
 def boxes(reply, width, height):
     """Boxes of a reply as (x0, y0, x1, y1) in pixels of the picture, which is width x height."""
     {to_pixels}
@@ -122,7 +141,7 @@ model = AutoModelForImageTextToText.from_pretrained(FOLDER).eval()
 picture = Image.open("picture.png").convert("RGB")
 question = {question!r}
 prompt = {before!r} + question + {instruction!r} + {after!r}
-inputs = processor(text=prompt, images=square(picture), return_tensors="pt")
+inputs = processor(text=prompt, images={images}, return_tensors="pt")
 tokens = model.generate(**inputs, max_new_tokens={max_new_tokens}, do_sample=False)[0, inputs["input_ids"].shape[1] :]
 reply = processor.decode(tokens, skip_special_tokens=True)
 print(reply)

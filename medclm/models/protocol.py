@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
@@ -26,9 +26,11 @@ class Processor(Protocol):
     """Texts and pictures <-> model inputs. Thread-safe; deterministic."""
 
     image_size: int
-    """Side S of the model's square input in pixels."""
+    """Side of the square picture that the model is given, in pixels; that of a view S, or more where it sees several views."""
     patch_size: int
-    """Side of a vision patch in pixels."""
+    """Side of a vision patch in pixels of that square, at the finest that the model sees it."""
+    image_tokens: int
+    """Image tokens that a picture has in a prompt, all its views together."""
     pad_id: int
     eos_id: int
 
@@ -45,7 +47,10 @@ class Processor(Protocol):
         ...
 
     def pixel_values(self, image: Image.Image) -> np.ndarray:
-        """(3, S, S) float32 of an RGB picture that is already S x S (see data/frame.py)."""
+        """(V, 3, S, S) float32: the V views of an RGB picture that is already the model's square (see data/frame.py).
+
+        Pictures of a batch are concatenated along the first dimension; their views follow each other in order of the prompts.
+        """
         ...
 
     def position_ids(self, ids: Sequence[int]) -> np.ndarray:
@@ -53,12 +58,25 @@ class Processor(Protocol):
         ...
 
     def check_image_span(self, ids: Sequence[int]) -> None:
-        """Raise ValueError unless the image token occurs exactly as often as the vision tower gives features."""
+        """Raise ValueError unless the image token occurs exactly as often as the vision tower gives features of all views."""
         ...
 
     def save(self, folder: Path) -> None:
-        """Write tokenizer and processor files so that `transformers.AutoProcessor` opens them."""
+        """Write tokenizer and processor files so that `transformers.AutoProcessor` opens them, and how pictures are shown."""
         ...
+
+
+class Picture(NamedTuple):
+    """How a model is shown one picture."""
+
+    side: int
+    """Of its square, in pixels."""
+    views: int
+    """V."""
+    view_side: int
+    """S, in pixels."""
+    tokens: int
+    """Image tokens of all views."""
 
 
 class ModelFamily(Protocol):
@@ -81,6 +99,10 @@ class ModelFamily(Protocol):
         """Part of the model -> (all, trained) parameters; counted without weights, and without fetching anything."""
         ...
 
+    def picture(self, section: ModelSection) -> Picture:
+        """What a picture costs a prompt; told as `count_parameters` does."""
+        ...
+
     def objective(self, model: nn.Module, weights: LossWeights) -> nn.Module:
         """A module whose forward(batch: Batch) is the ONE forward of a mixed-stage batch (models/objective.py)."""
         ...
@@ -95,5 +117,5 @@ class ModelFamily(Protocol):
         ...
 
     def load_export(self, folder: Path, dtype: torch.dtype) -> tuple[nn.Module, Processor]:
-        """Open such a folder (or any local one of the family) for generation."""
+        """Open such a folder (or any local one of the family) for generation; pictures are shown as they were in training."""
         ...

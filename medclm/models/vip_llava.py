@@ -25,8 +25,9 @@ from medclm.models.export import base_of, completed, write_network
 from medclm.models.freezing import freeze, freeze_groups, parameter_counts
 from medclm.models.objective import Objective
 from medclm.models.packed_attention import takes_packed
-from medclm.models.protocol import Processor
-from medclm.models.tiny import spread_positions, tiny_config, tiny_tokenizer, tiny_transformers_processor
+from medclm.models.protocol import Picture, Processor
+from medclm.models.tiles import COUNTS, SCALES
+from medclm.models.tiny import check_sizes, spread_positions, tiny_config, tiny_tokenizer, tiny_transformers_processor
 from medclm.models.vip_llava_processor import VipLlavaProcessor, is_local, load_processor
 from medclm.types import LossWeights
 
@@ -43,8 +44,8 @@ class VipLlavaFamily:
     def processor(self, section: ModelSection, texts: Sequence[str] = ()) -> VipLlavaProcessor:
         """See `ModelFamily.processor`."""
         if section.path == "tiny":
-            return VipLlavaProcessor(tiny_transformers_processor(section.tiny, texts))
-        return load_processor(section.path)
+            return VipLlavaProcessor(tiny_transformers_processor(section.tiny, texts), section.tiles)
+        return load_processor(section.path, section.tiles)
 
     def build(self, section: ModelSection, processor: Processor, dtype: torch.dtype, seed: int) -> nn.Module:
         """See `ModelFamily.build`. The same seed gives the same weights on every rank."""
@@ -87,6 +88,20 @@ class VipLlavaFamily:
                 lora.add_adapters(network, section.lora, inside=LANGUAGE_MODEL)
         freeze(network, section)
         return parameter_counts(network)
+
+    def picture(self, section: ModelSection) -> Picture:
+        """See `ModelFamily.picture`; a hub id that is not on this machine is taken to be the published 7B model."""
+        if section.path == "tiny":
+            check_sizes(section.tiny)
+            side, tokens = section.tiny.image_size, (section.tiny.image_size // section.tiny.patch_size) ** 2
+        elif is_local(section.path):
+            processor = load_processor(section.path)
+            side, tokens = processor.view_size, processor.view_tokens
+        else:
+            vision = VipLlavaConfig().vision_config
+            side, tokens = vision.image_size, (vision.image_size // vision.patch_size) ** 2
+        views = COUNTS[section.tiles]
+        return Picture(side=SCALES[section.tiles] * side, views=views, view_side=side, tokens=views * tokens)
 
     def objective(self, model: nn.Module, weights: LossWeights) -> Objective:
         """See `ModelFamily.objective`."""
@@ -215,11 +230,11 @@ def check_agreement(processor: VipLlavaProcessor, config: Any, path: str) -> Non
     vision = config.vision_config
     features = (vision.image_size // vision.patch_size) ** 2  # ViP-LLaVA always drops the class token
     pairs = [
-        ("image size", processor.image_size, vision.image_size, "crop_size in preprocessor_config.json"),
+        ("image size", processor.view_size, vision.image_size, "crop_size in preprocessor_config.json"),
         ("patch size", processor.patch_size, vision.patch_size, "patch_size in processor_config.json"),
         (
             "image tokens",
-            processor.image_tokens,
+            processor.view_tokens,
             features,
             "num_additional_image_tokens (1) and vision_feature_select_strategy (default) in processor_config.json",
         ),

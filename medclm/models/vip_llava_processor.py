@@ -1,35 +1,43 @@
 """Texts and pictures of ViP-LLaVA <-> numbers. One frame serves training, evaluation and prediction.
 
 Wraps the transformers processor of a checkpoint folder and takes from it the tokenizer, the chat template, the image
-statistics and the sizes. Knows nothing of weights; safe to call from many threads.
+statistics and the sizes. A picture may be shown as several views (models/tiles.py): each has an image span of its own in the prompt,
+which the network fills in order. Knows nothing of weights; safe to call from many threads.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from PIL import Image
+
+from medclm.config import Tiles
+from medclm.models.tiles import COUNTS, SCALES, WHOLE, views_of
 
 PREAMBLE = (
     "A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, detailed, and "
     "polite answers to the human's questions."
 )
 FRAME = PREAMBLE + "###Human: {image}\n{question}###Assistant:"
+STORED = "medclm_processor.json"
+"""Beside the transformers files of a model that sees several views: how many. Without it, one."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 class VipLlavaProcessor:
     """A `Processor` (models/protocol.py) over a transformers `LlavaProcessor`."""
 
-    def __init__(self, inner: Any) -> None:
+    def __init__(self, inner: Any, tiles: Tiles = WHOLE) -> None:
         """Read everything once.
 
         Args:
             inner: what `AutoProcessor.from_pretrained` gives for a ViP-LLaVA folder.
+            tiles: the views of a picture.
 
         Raises:
             ValueError: no image token, no end or pad token, a template that loses the question, sizes that are not stated.
@@ -39,9 +47,12 @@ class VipLlavaProcessor:
         self._backend = self.tokenizer.backend_tokenizer
         self._backend.no_padding()  # stored settings of some folders would pad or cut behind our back
         self._backend.no_truncation()
-        self.image_size = int(inner.image_processor.crop_size["height"])
+        self.tiles = tiles
+        self.view_size = int(inner.image_processor.crop_size["height"])
+        self.image_size = SCALES[tiles] * self.view_size
         self.patch_size: int = _stated(inner, "patch_size", "14")
-        self.image_tokens: int = self._count_image_tokens()
+        self.view_tokens: int = self._count_view_tokens()
+        self.image_tokens = COUNTS[tiles] * self.view_tokens
         self.image_token_id = int(inner.image_token_id)
         self.eos_id = _token(self.tokenizer, "eos")
         self.pad_id = _token(self.tokenizer, "pad")
@@ -50,16 +61,15 @@ class VipLlavaProcessor:
         self._scale, self._shift = _normalisation(inner.image_processor)
 
     def prompt_ids(self, question: str) -> list[int]:
-        """Ids of the framed question with the image span expanded; the beginning-of-sequence token included.
+        """Ids of the framed question with the span of each view expanded; the beginning-of-sequence token included.
 
         Raises:
             ValueError: the question itself contains the image token.
         """
         ids = self._backend.encode(f"{self._before}{question}{self._after}").ids
-        if ids.count(self.image_token_id) != 1:
+        if ids.count(self.image_token_id) != COUNTS[self.tiles]:
             raise ValueError(f"question {question!r} contains the image token {self.inner.image_token}: remove it")
-        at = ids.index(self.image_token_id)
-        return [*ids[:at], *[self.image_token_id] * self.image_tokens, *ids[at + 1 :]]
+        return [one for i in ids for one in ([i] * self.view_tokens if i == self.image_token_id else [i])]
 
     def text_ids(self, text: str) -> list[int]:
         """Ids of a piece of target text without special tokens: decoded pieces joined are the joined texts."""
@@ -77,17 +87,18 @@ class VipLlavaProcessor:
         return str(self._backend.decode(kept, skip_special_tokens=True))
 
     def pixel_values(self, image: Image.Image) -> np.ndarray:
-        """(3, S, S) float32: scaled and normalised as the checkpoint's image processor does, without resizing.
+        """(V, 3, S, S) float32: the views, scaled and normalised as the checkpoint's image processor does.
 
         Raises:
-            ValueError: the picture is not S x S.
+            ValueError: the picture is not the square of side `image_size`.
         """
         if image.size != (self.image_size, self.image_size):
             raise ValueError(
                 f"image is {image.width} x {image.height} pixels, the model takes {self.image_size} x {self.image_size}"
             )
-        pixels_hwc = np.asarray(image.convert("RGB"), dtype=np.float32)
-        return np.ascontiguousarray((pixels_hwc * self._scale + self._shift).transpose(2, 0, 1))
+        views = views_of(image.convert("RGB"), self.tiles)
+        pixels_vhwc = np.stack([np.asarray(view, dtype=np.float32) for view in views])
+        return np.ascontiguousarray((pixels_vhwc * self._scale + self._shift).transpose(0, 3, 1, 2))
 
     def position_ids(self, ids: Sequence[int]) -> np.ndarray:
         """(1, T) int64: 0, 1, 2, ..."""
@@ -99,43 +110,54 @@ class VipLlavaProcessor:
         if found != self.image_tokens:
             raise ValueError(
                 f"the sequence has {found} image tokens, the vision tower gives {self.image_tokens} features for "
-                f"{self.image_size} px and patches of {self.patch_size} px: a text contains {self.inner.image_token}, or it was cut"
+                f"{COUNTS[self.tiles]} view(s) of {self.view_size} px and patches of {self.patch_size} px: a text contains "
+                f"{self.inner.image_token}, or it was cut"
             )
 
     def save(self, folder: Path) -> None:
-        """Write tokenizer, image processor and chat template in the transformers layout."""
+        """Write tokenizer, image processor and chat template in the transformers layout, and beside them the views."""
         self.inner.save_pretrained(folder)
+        if self.tiles != WHOLE:  # in a file of its own: transformers drops what it does not know from processor_config.json
+            (folder / STORED).write_text(json.dumps({"tiles": self.tiles}) + "\n", encoding="utf-8")
 
-    def _count_image_tokens(self) -> int:
-        """Number of image tokens as transformers' LlavaProcessor counts them."""
-        side = self.image_size // self.patch_size
+    def _count_view_tokens(self) -> int:
+        """Number of image tokens of one view, as transformers' LlavaProcessor counts them."""
+        side = self.view_size // self.patch_size
         extra = _stated(self.inner, "num_additional_image_tokens", "1")
         strategy = _stated(self.inner, "vision_feature_select_strategy", "default", kind=str)
         return int(side * side + extra - (strategy == "default"))
 
     def _frame(self) -> tuple[str, str]:
-        """What stands before and after the question: the chat template if the folder has one, else the family's own."""
-        slot = "QUESTIONSLOT"
+        """What stands before and after the question: the chat template if the folder has one, else the family's own.
+
+        Several views stand there as several pictures would. What the template puts between pictures, a line break as a rule, tells
+        the language model where a view ends, and plain transformers makes the same prompt of as many pictures in one message.
+        """
+        slot, views = "QUESTIONSLOT", COUNTS[self.tiles]
         if self.inner.chat_template:
-            content = [{"type": "image"}, {"type": "text", "text": slot}]
+            content = [*[{"type": "image"}] * views, {"type": "text", "text": slot}]
             framed = self.inner.apply_chat_template(
                 [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
             )
         else:
-            framed = FRAME.format(image=self.inner.image_token, question=slot)
+            framed = FRAME.format(image="\n".join([self.inner.image_token] * views), question=slot)
         bos = self.tokenizer.bos_token
         if bos and framed.startswith(bos):  # the tokenizer adds it
             framed = framed[len(bos) :]
         before, found, after = framed.partition(slot)
-        if not found or before.count(self.inner.image_token) + after.count(self.inner.image_token) != 1:
+        if not found or before.count(self.inner.image_token) + after.count(self.inner.image_token) != views:
+            wanted = "one" if views == 1 else f"{views} times (model.tiles={self.tiles})"
             raise ValueError(
-                f"the processor's chat template must show the question and one {self.inner.image_token}: it gave {framed!r}"
+                f"the processor's chat template must show the question and {wanted} {self.inner.image_token}: it gave {framed!r}"
             )
         return before, after
 
 
-def load_processor(path: str | Path) -> VipLlavaProcessor:
+def load_processor(path: str | Path, tiles: Tiles | None = None) -> VipLlavaProcessor:
     """The processor of a local folder, or of a hub id that the user names.
+
+    Args:
+        tiles: the views of a picture; None = as the folder's model was trained.
 
     Raises:
         ValueError: no such folder, or its files are not a ViP-LLaVA processor's.
@@ -151,7 +173,26 @@ def load_processor(path: str | Path) -> VipLlavaProcessor:
         raise ValueError(
             f"model.path={path}: expected a LlavaProcessor, found {type(inner).__name__}: add processor_config.json"
         )
-    return VipLlavaProcessor(inner)
+    return VipLlavaProcessor(inner, tiles or stored_tiles(Path(path)))
+
+
+def stored_tiles(folder: Path) -> Tiles:
+    """The views that a saved processor of ours shows; one where nothing is said.
+
+    Raises:
+        ValueError: the file does not say it, or says what this version does not know.
+    """
+    if not (folder / STORED).is_file():
+        return WHOLE
+    try:
+        said = json.loads((folder / STORED).read_text(encoding="utf-8"))["tiles"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder / STORED}: does not say `tiles`: {error}: export the checkpoint again") from error
+    known: tuple[Tiles, ...] = get_args(Tiles)
+    for tiles in known:
+        if said == tiles:
+            return tiles
+    raise ValueError(f"{folder / STORED}: tiles={said!r}: this version knows {', '.join(known)}: use the one that wrote it")
 
 
 def is_local(path: str | Path) -> bool:

@@ -75,11 +75,13 @@ for picture in json.loads(sys.argv[3]):
         **found["inputs"], max_new_tokens=256, do_sample=False, output_logits=True, return_dict_in_generate=True
     )
     asked[-1]["scores"] = [one[0].log_softmax(-1)[token].item() for one, token in zip(again.logits, asked[-1]["ids"], strict=True)]
-    content = [{"type": "image", "image": found["square"](found["picture"])}, {"type": "text", "text": sys.argv[4]}]
+    square = found["square"](found["picture"])
+    shown = found["views"](square) if "views" in found else [square]
+    content = [*({"type": "image", "image": one} for one in shown), {"type": "text", "text": sys.argv[4]}]
     messages = [{"role": "user", "content": content}]
     processor = found["processor"]
     prompt = processor.apply_chat_template(messages, add_generation_prompt=True) + "Answer:"
-    inputs = processor(text=prompt, images=content[0]["image"], return_tensors="pt")
+    inputs = processor(text=prompt, images=shown, return_tensors="pt")
     ids = found["model"].generate(**inputs, max_new_tokens=24, do_sample=False)[0, inputs["input_ids"].shape[1]:]
     asked[-1]["chat"] = ids.tolist()
 from transformers import VipLlavaForConditionalGeneration
@@ -217,6 +219,12 @@ def query_weight(state: dict[str, torch.Tensor]) -> torch.Tensor:
     """Of the language model's first layer, whatever transformers calls what stands before it."""
     (name,) = [name for name in state if "language_model" in name and name.endswith("layers.0.self_attn.q_proj.weight")]
     return state[name]
+
+
+@pytest.mark.slow
+def test_an_export_with_tiles_does_so_too(corpus: Path, site: Path, pictures: list[Path], tmp_path: Path) -> None:
+    tiled = trained(corpus, tmp_path / "runs", "--model.tiles=1+4")
+    check_equal(asked_elsewhere(tiled / "export", site, pictures, tmp_path / "export"), asked_here(tiled, pictures))
 
 
 @pytest.mark.slow

@@ -59,7 +59,7 @@ def network() -> torch.nn.Module:
 
 
 def slow_greedy(network: torch.nn.Module, ids: list[int], request: Request, limit: int) -> list[int]:
-    pixels = torch.from_numpy(PROCESSOR.pixel_values(request.image))[None]
+    pixels = torch.from_numpy(PROCESSOR.pixel_values(request.image))
     written: list[int] = []
     while len(written) < limit and (not written or written[-1] != PROCESSOR.eos_id):
         with torch.no_grad():
@@ -109,7 +109,7 @@ def test_samples_follow_the_softmax() -> None:
     with torch.no_grad():
         logits = network(
             input_ids=torch.tensor([PROCESSOR.prompt_ids(request.question)]),
-            pixel_values=torch.from_numpy(PROCESSOR.pixel_values(request.image))[None],
+            pixel_values=torch.from_numpy(PROCESSOR.pixel_values(request.image)),
         ).logits[0, -1]
     scale = float(logits.std()) / 3  # sharp enough that a few tokens carry the mass
     likely = torch.softmax(logits / scale, -1)

@@ -31,7 +31,7 @@ def slow(network: torch.nn.Module, request: Request, before: list[int], ids: lis
     """Log-probability of each of `ids` after the prompt and `before`, from one forward over everything."""
     prompt = [*PROCESSOR.prompt_ids(request.question), *before]
     with torch.no_grad():
-        pixels = torch.from_numpy(PROCESSOR.pixel_values(request.image))[None]
+        pixels = torch.from_numpy(PROCESSOR.pixel_values(request.image))
         logits = network(input_ids=torch.tensor([prompt + ids]), pixel_values=pixels).logits[0].float()
     scores = logits.log_softmax(-1)
     return [float(scores[len(prompt) - 1 + at, token]) for at, token in enumerate(ids)]

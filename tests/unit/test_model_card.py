@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from PIL import Image
 
-from medclm.config import BoxTextSection, DataSection, Recipe
+from medclm.config import BoxTextSection, DataSection, Recipe, Tiles
 from medclm.corpus.audit_patterns import find_patterns, patterns
 from medclm.corpus.build import BuildOptions, build
 from medclm.corpus.ids import phantom_ids
@@ -32,7 +32,8 @@ from medclm.exports import add_evaluations
 from medclm.markdown import code, escape
 from medclm.model_card import CARD, FACTS, evaluation, render_card, training_facts, with_evaluations
 from medclm.models.asking import asking_code, asking_facts
-from medclm.testing import tiny_processor
+from medclm.models.tiles import views_of
+from medclm.testing import tiny_processor, tiny_section
 from medclm.types import Box
 
 HOSTILE = "x](https://a.b)| <img src=x> `c` **b** # h\n\n## Notice\n---\n@you www.a.b \x1b[31m $x$"
@@ -342,10 +343,10 @@ def test_scores_are_added_without_reading_markdown(tmp_path: Path) -> None:
 # --- the code that it shows -----------------------------------------------------------------------------------------------
 
 
-def functions(side: int, data: DataSection) -> dict[str, Any]:
-    """`square` and `boxes` of the card's code."""
+def functions(side: int, data: DataSection, tiles: Tiles = "1") -> dict[str, Any]:
+    """`square` and `boxes` of the card's code, and `views` where there are several."""
     found: dict[str, Any] = {}
-    exec(asking_code(side=side, data=data, before="", after="").split("processor =")[0], found)
+    exec(asking_code(side=side, tiles=tiles, data=data, before="", after="").split("processor =")[0], found)
     return found
 
 
@@ -376,6 +377,14 @@ def test_the_cards_code_makes_the_square_that_we_make(fit: str, size: tuple[int,
     np.testing.assert_array_equal(np.asarray(theirs), np.asarray(ours))
 
 
+def test_the_cards_code_makes_the_views_that_we_make() -> None:
+    square = Image.fromarray(np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    theirs = functions(64, DataSection(), "1+4")["views"](square)
+    assert "views" not in functions(64, DataSection())
+    for one, other in zip(theirs, views_of(square, "1+4"), strict=True):
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+
+
 def test_the_worked_example_reads_back_as_the_box_that_it_shows() -> None:
     data = DataSection()
     asking = asking_facts(tiny_processor(), data)
@@ -391,3 +400,16 @@ def test_the_prompt_that_it_shows_is_the_one_that_is_trained() -> None:
     prompt = asking["prompt"]["before"] + "Why?" + asking["prompt"]["after"]
     theirs = processor.inner(text=prompt, images=Image.new("RGB", (32, 32)), return_tensors="np")["input_ids"][0]
     assert theirs.tolist() == processor.prompt_ids("Why?")
+
+
+def test_a_card_says_how_a_model_with_tiles_is_shown_a_picture() -> None:
+    asking = asking_facts(tiny_processor(tiny_section(tiles="1+4")), DataSection())
+    card = render_card(facts() | {"asking": asking})
+    assert asking["prompt"]["before"].count("<image>") == 5
+    assert "then 64 x 64 pixels." in card
+    assert "The model sees it as five pictures of 32 x 32" in card
+    assert "images=views(square(picture))" in card
+    old = asking_facts(tiny_processor(), DataSection())
+    del old["tiles"]  # cards of before did not say it
+    assert render_card(facts() | {"asking": old}) == render_card(facts())
+    assert "five pictures" not in render_card(facts())

@@ -46,7 +46,7 @@ def rendered(position: int, stage: Stage, question: str, rationale: str, answer:
         input_ids=np.array(ids),
         position_ids=PROCESSOR.position_ids(ids),
         segments=np.array(kinds, dtype=np.uint8),
-        pixel_values=picture(question).numpy(),
+        pixel_values=picture(question).numpy()[None],
     )
 
 

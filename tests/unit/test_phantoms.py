@@ -15,7 +15,7 @@ from scipy.stats import chi2_contingency
 
 from medclm.corpus.contract import Source, SourceImage
 from medclm.corpus.organs import allows, is_projection, row_for
-from medclm.corpus.phantom_anatomy import CLASSES, LOOKS, SIDE_LIMITS, SMALL_SIDE_LIMITS
+from medclm.corpus.phantom_anatomy import CLASSES, LONGEST, LOOKS, SHORTEST, SIDE_LIMITS, SMALL_SIDES
 from medclm.corpus.phantom_lesions import draw_lesion
 from medclm.corpus.phantoms import Phantom, draw_phantom, patient_of, tight_box
 from medclm.corpus.sources.phantoms import PhantomSource
@@ -157,7 +157,30 @@ def test_small_lesions() -> None:
     assert {lesion.lesion_class for _, lesion in lesions} == set(CLASSES)
     for size, lesion in lesions:
         for side in (lesion.box_px.width / size, lesion.box_px.height / size):
-            assert SMALL_SIDE_LIMITS[0] <= side <= SMALL_SIDE_LIMITS[1]
+            assert 0.0199 < SHORTEST * SMALL_SIDES[0] <= side <= LONGEST * SMALL_SIDES[1] < 0.0601
+
+
+def test_lesions_of_a_given_size() -> None:
+    given = PhantomSource(60, seed=1, size=128, lesion_sides=(0.10, 0.20))
+    plain = PhantomSource(60, seed=1, size=128)
+    lesions = [lesion for index in range(60) for lesion in given.truth(index)]
+    sides = np.array([max(one.box_px.width, one.box_px.height) for one in lesions]) / 128
+    assert len(lesions) > 50
+    assert {one.lesion_class for one in lesions} == set(CLASSES)
+    assert 0.067 < sides.min() < 0.12 < 0.17 < sides.max() < 0.219
+    assert given.read(5).key != plain.read(5).key
+    for index in range(5):  # organs are drawn before lesions: equal whatever the lesions' size
+        ours, theirs = given.read(index), plain.read(index)
+        assert ours.patient == theirs.patient
+        assert all(np.array_equal(ours.organs[name], theirs.organs[name]) for name in theirs.organs)
+
+
+@pytest.mark.parametrize("sides", [(0.2, 0.1), (0.0, 0.1), (0.1, 0.5)])
+def test_sizes_that_cannot_be_drawn_are_refused(sides: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match=r"lesion_sides = .*at most 0\.345"):
+        PhantomSource(9, lesion_sides=sides)
+    with pytest.raises(ValueError, match="without small_lesions"):
+        PhantomSource(9, small_lesions=True, lesion_sides=(0.1, 0.2))
 
 
 def test_median_box_floor(phantoms: list[Phantom]) -> None:

@@ -114,7 +114,7 @@ def test_tokens_are_prompt_then_pieces_then_end(renderer: Renderer, processor: P
         reasoning = processor.decode(ids[segments == Segment.RATIONALE].tolist())
         assert reasoning == f"Reasoning: {sample.rationale}\n\nAnswer:"
     assert (ids.dtype, segments.dtype, encoded.pixel_values.dtype) == (np.int64, np.uint8, np.float32)
-    assert encoded.pixel_values.shape == (3, processor.image_size, processor.image_size)
+    assert encoded.pixel_values.shape == (1, 3, processor.image_size, processor.image_size)
 
 
 def test_the_visual_prompt_depends_on_the_position_alone(renderer: Renderer) -> None:

@@ -37,7 +37,7 @@ def picture(seed: int = 0, side: int = 32) -> Image.Image:
 
 def logits(network: torch.nn.Module, processor: VipLlavaProcessor = PROCESSOR) -> torch.Tensor:
     ids = torch.tensor([processor.prompt_ids("What is the highlighted region?")])
-    pixels = torch.from_numpy(processor.pixel_values(picture()))[None]
+    pixels = torch.from_numpy(processor.pixel_values(picture()))
     with torch.no_grad():
         return network.eval()(input_ids=ids, pixel_values=pixels).logits
 
@@ -99,7 +99,7 @@ def test_a_prompt_is_what_transformers_makes_of_the_chat_template(exported: Path
     expected = inner(text=framed, images=image, return_tensors="np")
     processor = load_processor(exported)
     assert processor.prompt_ids(question) == expected["input_ids"][0].tolist()
-    np.testing.assert_allclose(processor.pixel_values(image), expected["pixel_values"][0], atol=1e-6)
+    np.testing.assert_allclose(processor.pixel_values(image), expected["pixel_values"], atol=1e-6)
     assert processor.pixel_values(image).dtype == np.float32
     assert framed == "USER: <image>\n" + question + " ASSISTANT:"
 

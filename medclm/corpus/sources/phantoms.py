@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from medclm.corpus.contract import Reject, SourceAnnotation, SourceImage
-from medclm.corpus.phantom_anatomy import CLASSES, Look
+from medclm.corpus.phantom_anatomy import CLASSES, SIDE_LIMITS, Look
 from medclm.corpus.phantoms import SMALLEST_SIZE, Lesion, Phantom, draw_phantom
 from medclm.types import Box
 
 _FIELD_OF_VIEW_MM = 384.0
+LARGEST_SIDE = SIDE_LIMITS[1]
+"""Beyond it a lesion finds no place in an organ."""
 _PLURALS = {
     "calcification": "calcifications",
     "contusion": "contusions",
@@ -39,10 +41,10 @@ class LesionTruth:
 
 @dataclass
 class PhantomSource:
-    """`count` procedural pictures; picture i depends on (seed, i, size, small_lesions) only.
+    """`count` procedural pictures; picture i depends on the other arguments and i only.
 
     Raises:
-        ValueError: count under 1, or a size at which lesions cannot be drawn.
+        ValueError: count under 1, or sizes at which lesions cannot be drawn.
     """
 
     count: int
@@ -51,6 +53,8 @@ class PhantomSource:
     """Image side in pixels."""
     small_lesions: bool = False
     """Lesions of 2-6 % of the image side, smaller than a vision patch, instead of 12.5-34.5 %."""
+    lesion_sides: tuple[float, float] | None = None
+    """Longest side of lesions over the image side, least and largest, instead of either."""
     name: str = field(default="phantoms", init=False)
     rejects: tuple[Reject, ...] = field(default=(), init=False)
 
@@ -59,6 +63,11 @@ class PhantomSource:
             raise ValueError(f"phantoms: count = {self.count}: ask for at least 1 image")
         if self.size < SMALLEST_SIZE:
             raise ValueError(f"phantoms: size = {self.size}: lesions need at least {SMALLEST_SIZE} pixels a side")
+        if self.lesion_sides and (self.small_lesions or not 0 < self.lesion_sides[0] <= self.lesion_sides[1] <= LARGEST_SIDE):
+            raise ValueError(
+                f"phantoms: lesion_sides = {self.lesion_sides}: give least and largest, above 0 and at most {LARGEST_SIDE}, without "
+                "small_lesions"
+            )
 
     def __len__(self) -> int:
         return self.count
@@ -77,7 +86,7 @@ class PhantomSource:
         spacing = _FIELD_OF_VIEW_MM / self.size
         return SourceImage(
             index=f"images[{index}]",
-            key=f"{self.seed}-{self.size}{'-small' if self.small_lesions else ''}-{index}",
+            key=f"{self.seed}-{self.size}{self._lesions()}-{index}",
             pixels=phantom.pixels,
             source=self.name,
             licence="CC0-1.0",
@@ -113,10 +122,17 @@ class PhantomSource:
         """
         return tuple(LesionTruth(one.lesion_class, one.organ, one.side, one.box_px) for one in self._draw(index).lesions)
 
+    def _lesions(self) -> str:
+        if self.lesion_sides:
+            return "-{:g}-{:g}".format(*self.lesion_sides)
+        return "-small" if self.small_lesions else ""
+
     def _draw(self, index: int) -> Phantom:
         if not 0 <= index < self.count:
             raise IndexError(f"phantoms: image {index} of {self.count}")
-        return draw_phantom(seed=self.seed, index=index, size=self.size, small_lesions=self.small_lesions)
+        return draw_phantom(
+            seed=self.seed, index=index, size=self.size, small_lesions=self.small_lesions, lesion_sides=self.lesion_sides
+        )
 
 
 def _annotation(number: int, lesion: Lesion) -> SourceAnnotation:
