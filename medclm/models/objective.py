@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from medclm.losses.cross_entropy import mean_or_zero, sums_by_sample, token_losses
+from medclm.models.protocol import Processor
 from medclm.types import Batch, LossWeights, Segment, Stage
 
 
@@ -48,9 +49,10 @@ class TokenCounts(NamedTuple):
 class Objective(nn.Module):
     """forward(batch) of a network with `.model` (inner, gives hidden states) and `.lm_head`."""
 
-    def __init__(self, network: nn.Module, weights: LossWeights) -> None:
+    def __init__(self, network: nn.Module, processor: Processor, weights: LossWeights) -> None:
         super().__init__()
         self.network: Any = network
+        self.processor = processor
         self.weights = weights
 
     def forward(self, batch: Batch, counts: TokenCounts | None = None) -> Losses:
@@ -68,7 +70,10 @@ class Objective(nn.Module):
         # No padding mask: padding is on the right, so a causal network never shows it to a real token, and attention
         # without a mask runs the faster kernel.
         hidden_btd = self.network.model(
-            input_ids=batch.input_ids, pixel_values=batch.pixel_values, use_cache=False
+            input_ids=batch.input_ids,
+            position_ids=self.processor.position_ids(batch.input_ids),
+            **self.processor.image_inputs(batch.pixel_values),
+            use_cache=False,
         ).last_hidden_state
         logits_nv = self.network.lm_head(hidden_btd[samples_n, predictors_n])
         losses_n = token_losses(logits_nv, targets_n)

@@ -89,7 +89,7 @@ def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
 def test_losses_equal_the_oracle(samples: list[tuple[Stage, str, str, str]], extra: int) -> None:
     batch = collate(samples, extra)
     with torch.no_grad():
-        found, expected = Objective(NETWORK, LossWeights(0.8, 0.2, 1.0))(batch), oracle(batch)
+        found, expected = Objective(NETWORK, PROCESSOR, LossWeights(0.8, 0.2, 1.0))(batch), oracle(batch)
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-6)
     assert found.target_tokens == sum(count_targets(batch))
@@ -98,12 +98,13 @@ def test_losses_equal_the_oracle(samples: list[tuple[Stage, str, str, str]], ext
 def test_gradients_equal_the_oracle_with_its_padding_mask() -> None:
     batch = collate(TEXTS, extra=3)
     assert_close(
-        gradients(NETWORK, Objective(NETWORK, LossWeights(0.8, 0.2, 1.0))(batch).loss), gradients(NETWORK, oracle(batch).loss)
+        gradients(NETWORK, Objective(NETWORK, PROCESSOR, LossWeights(0.8, 0.2, 1.0))(batch).loss),
+        gradients(NETWORK, oracle(batch).loss),
     )
 
 
 def test_a_mixed_batch_has_the_mean_of_its_samples_gradients() -> None:
-    objective = Objective(NETWORK, LossWeights(0.7, 0.3, 1.0))
+    objective = Objective(NETWORK, PROCESSOR, LossWeights(0.7, 0.3, 1.0))
     mixed = gradients(NETWORK, objective(collate(TEXTS)).loss)
     single = [gradients(NETWORK, objective(collate([sample])).loss) for sample in TEXTS]
     assert_close(mixed, {name: torch.stack([grads[name] for grads in single]).mean(0) for name in mixed})
@@ -111,15 +112,15 @@ def test_a_mixed_batch_has_the_mean_of_its_samples_gradients() -> None:
 
 def test_a_samples_gradient_is_the_weighted_sum_of_its_parts() -> None:
     batch = collate(TEXTS[:1])
-    whole = gradients(NETWORK, Objective(NETWORK, LossWeights(0.8, 0.2, 1.0))(batch).loss)
-    answer = gradients(NETWORK, Objective(NETWORK, LossWeights(1.0, 0.0, 1.0))(batch).loss)
-    rationale = gradients(NETWORK, Objective(NETWORK, LossWeights(0.0, 1.0, 1.0))(batch).loss)
+    whole = gradients(NETWORK, Objective(NETWORK, PROCESSOR, LossWeights(0.8, 0.2, 1.0))(batch).loss)
+    answer = gradients(NETWORK, Objective(NETWORK, PROCESSOR, LossWeights(1.0, 0.0, 1.0))(batch).loss)
+    rationale = gradients(NETWORK, Objective(NETWORK, PROCESSOR, LossWeights(0.0, 1.0, 1.0))(batch).loss)
     assert_close(whole, {name: 0.8 * answer[name] + 0.2 * rationale[name] for name in whole})
 
 
 def test_a_hard_samples_loss_is_its_weighted_answer_loss() -> None:
     batch = collate(TEXTS)
-    full, light = (Objective(NETWORK, LossWeights(0.8, 0.2, hard))(batch) for hard in (1.0, 0.25))
+    full, light = (Objective(NETWORK, PROCESSOR, LossWeights(0.8, 0.2, hard))(batch) for hard in (1.0, 0.25))
     hard = batch.stages == Stage.HARD
     assert hard.any()
     assert not hard.all()
@@ -143,7 +144,7 @@ def test_only_positions_that_predict_a_target_reach_the_head() -> None:
     network = tiny_network(processor=PROCESSOR)
     network.lm_head = Recorder(network.lm_head)
     batch = collate(TEXTS, extra=2)
-    Objective(network, LossWeights(0.8, 0.2, 1.0))(batch)
+    Objective(network, PROCESSOR, LossWeights(0.8, 0.2, 1.0))(batch)
     with torch.no_grad():
         hidden = network.model(
             input_ids=batch.input_ids, attention_mask=batch.attention_mask, pixel_values=batch.pixel_values
@@ -167,7 +168,7 @@ def test_nothing_after_a_target_changes_its_loss(seed: int) -> None:
     vocabulary = NETWORK.config.text_config.vocab_size
     noise = torch.from_numpy(np.random.default_rng(seed).integers(PROCESSOR.image_token_id + 1, vocabulary, noisy.shape))
     noisy[padding] = noise[padding]
-    objective = Objective(NETWORK, LossWeights(0.8, 0.2, 1.0))
+    objective = Objective(NETWORK, PROCESSOR, LossWeights(0.8, 0.2, 1.0))
     with torch.no_grad():
         clean, dirty = objective(batch), objective(Batch(**{**vars(batch), "input_ids": noisy}))
     assert torch.equal(clean.sample, dirty.sample)
@@ -176,17 +177,17 @@ def test_nothing_after_a_target_changes_its_loss(seed: int) -> None:
 def test_a_batch_without_targets_runs_the_head_and_gives_zero_gradients() -> None:
     batch = collate(TEXTS[:2])
     batch.segments.zero_()
-    losses = Objective(NETWORK, LossWeights(0.8, 0.2, 1.0))(batch)
+    losses = Objective(NETWORK, PROCESSOR, LossWeights(0.8, 0.2, 1.0))(batch)
     grads = gradients(NETWORK, losses.loss)
     assert losses.loss.item() == 0.0
     assert losses.target_tokens == 0
     assert "lm_head.weight" in grads
     assert all(grad.abs().max() == 0 for grad in grads.values())
-    assert set(grads) == set(gradients(NETWORK, Objective(NETWORK, LossWeights(0.8, 0.2, 1.0))(collate(TEXTS)).loss))
+    assert set(grads) == set(gradients(NETWORK, Objective(NETWORK, PROCESSOR, LossWeights(0.8, 0.2, 1.0))(collate(TEXTS)).loss))
 
 
 def test_token_normalisation_is_global_whatever_the_micro_batches() -> None:
-    objective = Objective(NETWORK, LossWeights(0.8, 0.2, 1.0))
+    objective = Objective(NETWORK, PROCESSOR, LossWeights(0.8, 0.2, 1.0))
     answer, rationale = count_targets(collate(TEXTS))
     whole = gradients(NETWORK, objective(collate(TEXTS), TokenCounts(answer, rationale, 1)).loss)
     parts = [collate(TEXTS[:1]), collate(TEXTS[1:])]
@@ -211,16 +212,16 @@ def test_token_normalisation_is_global_whatever_the_micro_batches() -> None:
 
 def test_losses_are_float32_in_a_bf16_network() -> None:
     network = VipLlavaFamily().build(tiny_section(), PROCESSOR, torch.bfloat16, 0)
-    losses = Objective(network, LossWeights(0.8, 0.2, 1.0))(collate(TEXTS))
+    losses = Objective(network, PROCESSOR, LossWeights(0.8, 0.2, 1.0))(collate(TEXTS))
     assert {value.dtype for value in losses[:4]} == {torch.float32}
     with torch.no_grad():
-        exact = Objective(NETWORK, LossWeights(0.8, 0.2, 1.0))(collate(TEXTS))
+        exact = Objective(NETWORK, PROCESSOR, LossWeights(0.8, 0.2, 1.0))(collate(TEXTS))
     torch.testing.assert_close(losses.sample, exact.sample, rtol=0.02, atol=0.02)
 
 
 def test_recomputed_activations_give_the_same_gradients() -> None:
     network = tiny_network(processor=PROCESSOR)
-    objective = Objective(network, LossWeights(0.8, 0.2, 1.0)).train()
+    objective = Objective(network, PROCESSOR, LossWeights(0.8, 0.2, 1.0)).train()
     kept = gradients(network, objective(collate(TEXTS)).loss)
     network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     assert_close(gradients(network, objective(collate(TEXTS)).loss), kept)
