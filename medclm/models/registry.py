@@ -31,9 +31,15 @@ def family_of(folder: Path, stored: str | None) -> ModelFamily:
         folder: an export or any local folder in the transformers layout.
         stored: what an export says of itself; None = told by the architecture in config.json, else ViP-LLaVA, whose own
             checks then say what is wrong.
+
+    Raises:
+        ValueError: an unknown family, or adapters whose base is gone.
     """
+    from medclm.models.export import base_of
+
     if stored is None:
-        config = folder / "config.json"
+        adapted = (folder / "adapter_config.json").is_file()
+        config = (Path(base_of(folder)) if adapted else folder) / "config.json"
         found = json.loads(config.read_text(encoding="utf-8")).get("model_type") if config.is_file() else None
         stored = "qwen3_vl" if found == "qwen3_vl" else "vip_llava"
     return family(stored)

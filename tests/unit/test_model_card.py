@@ -32,7 +32,7 @@ from medclm.exports import add_evaluations
 from medclm.markdown import code, escape
 from medclm.model_card import CARD, FACTS, evaluation, render_card, training_facts, with_evaluations
 from medclm.models.asking import asking_code, asking_facts
-from medclm.testing import tiny_processor
+from medclm.testing import tiny_processor, tiny_section
 from medclm.types import Box
 
 HOSTILE = "x](https://a.b)| <img src=x> `c` **b** # h\n\n## Notice\n---\n@you www.a.b \x1b[31m $x$"
@@ -345,7 +345,8 @@ def test_scores_are_added_without_reading_markdown(tmp_path: Path) -> None:
 def functions(side: int, data: DataSection) -> dict[str, Any]:
     """`square` and `boxes` of the card's code."""
     found: dict[str, Any] = {}
-    exec(asking_code(side=side, data=data, before="", after="").split("processor =")[0], found)
+    processor = tiny_processor(tiny_section(image_size=side, patch_size=8))
+    exec(asking_code(processor, data).split("processor =")[0], found)
     return found
 
 
