@@ -112,21 +112,7 @@ def tiny_config(section: TinySection, tokenizer: Any) -> Any:
         projection_dim=section.vision_width,
         hidden_act="gelu",  # one fused operation, where the default takes three
     )
-    text = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=section.width,
-        intermediate_size=4 * section.width,
-        num_hidden_layers=section.layers,
-        num_attention_heads=section.heads,
-        num_key_value_heads=section.heads,
-        max_position_embeddings=4096,
-        # The usual 0.02 is meant for widths of thousands: at 128 attention would start uniform and stay so for long.
-        initializer_range=section.width**-0.5,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        tie_word_embeddings=False,
-    )
+    text = LlamaConfig(**tiny_text_sizes(section, tokenizer), tie_word_embeddings=False)
     return VipLlavaConfig(
         vision_config=vision,
         text_config=text,
@@ -135,6 +121,24 @@ def tiny_config(section: TinySection, tokenizer: Any) -> Any:
         vision_feature_layers=[section.vision_layers // 2, section.vision_layers],
         tie_word_embeddings=False,
     )
+
+
+def tiny_text_sizes(section: TinySection, tokenizer: Any) -> dict[str, Any]:
+    """What the configuration of every family's small language model says."""
+    return {
+        "vocab_size": len(tokenizer),
+        "hidden_size": section.width,
+        "intermediate_size": 4 * section.width,
+        "num_hidden_layers": section.layers,
+        "num_attention_heads": section.heads,
+        "num_key_value_heads": section.heads,
+        "max_position_embeddings": 4096,
+        # The usual 0.02 is meant for widths of thousands: at 128 attention would start uniform and stay so for long.
+        "initializer_range": section.width**-0.5,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
 
 
 def spread_positions(positions_pd: torch.Tensor, side: int) -> None:

@@ -10,7 +10,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from medclm.config import TinySection
 from medclm.models.qwen3_vl_processor import IMAGE, Qwen3VlParts
-from medclm.models.tiny import check_sizes, tiny_tokenizer
+from medclm.models.tiny import check_sizes, tiny_text_sizes, tiny_tokenizer
 
 MERGE, FRAMES = 2, 2
 """Patches along a token's side; frames that a patch spans: as published."""
@@ -76,24 +76,14 @@ def tiny_qwen3_vl_config(section: TinySection, tokenizer: Any) -> Any:
         deepstack_visual_indexes=[section.vision_layers // 2 - 1],
     )
     text = Qwen3VLTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=section.width,
-        intermediate_size=4 * section.width,
-        num_hidden_layers=section.layers,
-        num_attention_heads=section.heads,
-        num_key_value_heads=section.heads,
+        **tiny_text_sizes(section, tokenizer),
         head_dim=head,
-        max_position_embeddings=4096,
-        initializer_range=section.width**-0.5,  # see models/tiny.py
         rope_parameters={
             "rope_type": "default",
             "rope_theta": 10000.0,
             "mrope_section": [head // 2 - rows - columns, rows, columns],
             "mrope_interleaved": True,
         },
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
     )
     image, video, start, end = tokenizer.convert_tokens_to_ids(list(SPECIAL))
     return Qwen3VLConfig(

@@ -25,6 +25,7 @@ from medclm.models.asking import EXAMPLE_QUESTION, MAX_NEW_TOKENS
 from medclm.models.registry import family
 from medclm.testing import TINY_FLAGS, tiny_export, tiny_section
 from tests.ranks import run_ranks
+from tests.tiny_runs import with_one_table
 from train.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,6 +70,26 @@ def test_a_run_learns_and_keeps_its_box_frame(run: Path) -> None:
     assert all(torch.equal(state[name.removeprefix("network.")], value) for name, value in trained.items())
     fresh = family("qwen3_vl").build(stored.model, processor, torch.float32, stored.run.seed).state_dict()
     assert all(not torch.equal(state[name], fresh[name]) for name in state if name.endswith("proj.weight"))
+
+
+@pytest.mark.slow
+def test_adapters_of_a_local_folder_learn_at_another_square(corpus: Path, tmp_path: Path) -> None:
+    """The embedding of this one is its head, as in the 2B and 4B models."""
+    base = with_one_table(tiny_export(tmp_path / "base", tiny_section(family="qwen3_vl", image_size=64)))
+    flags = ["--deepspeed", str(ROOT / "ds_configs/zero3.json"), f"--data.corpus={corpus}", f"--run.output_dir={tmp_path}"]
+    flags += [*(flag for flag in QWEN if "freeze" not in flag), f"--model.path={base}", "--model.image_size=96"]
+    flags += ["--model.freeze_language_model=true", "--model.lora.rank=4", "--model.lora.alpha=64"]
+    assert run_ranks(1, start, flags, timeout_s=480) == [0]
+    network, processor = family("qwen3_vl").load_export(tmp_path / "demo" / "export", torch.float32)
+    assert (processor.image_size, processor.image_tokens) == (96, 36)
+    state, before = network.state_dict(), family("qwen3_vl").load_export(base, torch.float32)[0].state_dict()
+    assert state.keys() == before.keys()
+    learned = {name for name in state if not torch.equal(state[name], before[name])}
+    assert {name for name in state if ".visual." in name} & learned == {name for name in state if "merger" in name}
+    assert {name for name in state if ".language_model." in name} & learned == {
+        name for name in state if ".language_model." in name and name.endswith("proj.weight")
+    }
+    assert "lm_head.weight" not in learned
 
 
 @pytest.mark.slow

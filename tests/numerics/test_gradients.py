@@ -1,11 +1,8 @@
 """The gradient of a mixed-stage global batch is the same under ZeRO on two ranks as in one plain process."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from medclm.config import DataSection, load_recipe
 from medclm.data.loader import Loader
@@ -22,6 +19,7 @@ from medclm.models.registry import family
 from medclm.testing import tiny_export, tiny_section
 from medclm.types import Assignment, LossWeights
 from tests.ranks import run_ranks
+from tests.tiny_runs import with_one_table
 from train.steps import StagedStep
 
 G, MICRO = 8, 2
@@ -97,15 +95,6 @@ def plain_gradients(corpus_folder, model_folder, name, normalization):
     return {name: parameter.grad.numpy() for name, parameter in network.named_parameters() if parameter.grad is not None}
 
 
-def with_one_table(folder):
-    """The folder with the embedding as its head, as smaller published models have it."""
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
-    state = load_file(folder / "model.safetensors")
-    del state["lm_head.weight"]
-    save_file(state, folder / "model.safetensors", {"format": "pt"})
-
-
 @pytest.mark.parametrize(
     ("name", "ds_name", "normalization", "tied"),
     [
@@ -122,7 +111,7 @@ def test_two_ranks_with_accumulation_equal_one_process(tmp_path, pytestconfig, n
     if tied:
         with_one_table(model)
     ds_file = pytestconfig.rootpath / "ds_configs" / f"{ds_name}.json"
-    sharded = run_ranks(2, sharded_gradients, 2, corpus, model, name, ds_file, normalization, timeout_s=120)
+    sharded = run_ranks(2, sharded_gradients, 2, corpus, model, name, ds_file, normalization, timeout_s=400)
     assert isinstance(sharded[0], dict), sharded[0]
     plain = plain_gradients(corpus, model, name, normalization)
     assert set(plain) <= set(sharded[0])
@@ -130,5 +119,5 @@ def test_two_ranks_with_accumulation_equal_one_process(tmp_path, pytestconfig, n
     worst = max(float(np.abs(plain[name] - sharded[0][name]).max()) for name in plain)
     largest = max(float(np.abs(gradient).max()) for gradient in plain.values())
     print(f"{name}, {ds_name}, {normalization}: largest difference {worst:.1e}, largest gradient {largest:.1e}")
-    assert worst < 1e-6
+    assert worst < 1e-6 * max(1.0, largest)
     assert largest > 1e-3

@@ -10,15 +10,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tokenizers import processors
 from transformers import AutoImageProcessor, AutoTokenizer, Qwen3VLForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
 from medclm.config import LoraSection, ModelSection
 from medclm.models.freezing import freeze_groups, parameter_counts
 from medclm.models.qwen3_vl import Qwen3VlFamily
-from medclm.models.qwen3_vl_processor import load_processor
+from medclm.models.qwen3_vl_processor import Qwen3VlParts, Qwen3VlProcessor, load_processor
 from medclm.models.registry import family, family_of
-from medclm.testing import tiny_export, tiny_network, tiny_processor, tiny_section
+from medclm.models.tiny import tiny_tokenizer
+from medclm.models.tiny_qwen3_vl import SPECIAL
+from medclm.testing import DEFAULT_TEXTS, tiny_export, tiny_network, tiny_processor, tiny_section
+from tests.tiny_runs import with_one_table
 
 FAMILY = Qwen3VlFamily()
 QWEN = {"family": "qwen3_vl"}
@@ -88,6 +92,27 @@ def test_prompt_and_patches_are_what_transformers_makes_of_them(exported: Path) 
     assert found.keys() == set(expected)
     torch.testing.assert_close(found["pixel_values"], expected["pixel_values"], rtol=0, atol=1e-6)
     assert torch.equal(found["image_grid_thw"], expected["image_grid_thw"])
+
+
+TURNS = """{%- for message in messages -%}<|im_start|>{{ message.role }}
+{% for part in message.content %}{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part.text }}\
+{% endif %}{% endfor %}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+"""Turns as the published template writes them, without its tools and videos."""
+
+
+def test_turns_without_a_beginning_of_sequence_are_framed_and_ended_as_published(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer(DEFAULT_TEXTS, 512, (*SPECIAL, "<|im_start|>", "<|im_end|>"))
+    tokenizer.backend_tokenizer.post_processor = processors.Sequence([])
+    tokenizer.bos_token, tokenizer.eos_token, tokenizer.chat_template = None, "<|im_end|>", TURNS
+    Qwen3VlProcessor(Qwen3VlParts(tokenizer, PROCESSOR.inner.image_processor)).save(tmp_path / "saved")
+    processor = load_processor(tmp_path / "saved")
+    ids = processor.prompt_ids("Why?")
+    shown = "".join(processor.tokenizer.convert_ids_to_tokens(ids)).replace("<|image_pad|>" * 16, "(16)")
+    assert shown == "<|im_start|>userĊ<|vision_start|>(16)<|vision_end|>Why?<|im_end|>Ċ<|im_start|>assistantĊ"
+    assert processor.tokenizer.convert_ids_to_tokens(processor.eos_id) == "<|im_end|>"
+    assert processor.decode([*processor.text_ids(" nodule"), processor.eos_id, *ids]) == " nodule"
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
@@ -286,10 +311,7 @@ def test_adapters_merge_within_1e_5_and_stand_apart_bit_equal(tmp_path: Path) ->
 
 def test_a_head_that_is_the_embedding_stays_so(folder: Path, tmp_path: Path) -> None:
     """The 2B and 4B models write their embedding once."""
-    plain = Qwen3VLForConditionalGeneration.from_pretrained(folder, tie_word_embeddings=True)
-    plain.lm_head.weight = plain.model.language_model.embed_tokens.weight
-    plain.save_pretrained(folder)
-    network = build(folder, freeze_vision_tower=False)
+    network = build(with_one_table(folder), freeze_vision_tower=False)
     assert network.get_parameter("lm_head.weight") is network.get_parameter("model.language_model.embed_tokens.weight")
     with torch.no_grad():
         network.get_parameter("lm_head.weight").mul_(2)
