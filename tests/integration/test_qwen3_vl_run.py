@@ -31,10 +31,18 @@ from train.main import main
 ROOT = Path(__file__).resolve().parents[2]
 QWEN = [
     *(flag for flag in TINY_FLAGS if "image_size" not in flag),
-    *("--model.family=qwen3_vl", "--model.tiny.image_size=64", "--model.freeze_vision_tower=false"),
+    "--model.tiny.image_size=64",
     *("--train.global_batch_size=12", "--train.micro_batch_size=3", "--train.steps=6", "--train.lr=3e-3"),
     *("--data.min_side=0", "--tracking.uri=off"),
 ]
+
+
+def flags(corpus: Path, out: Path, *more: str) -> list[str]:
+    """Of a run by a recipe that names its family and leaves its boxes to it (without one, the demo's would be taken)."""
+    recipe = out / "family.yaml"
+    recipe.write_text("model: {family: qwen3_vl}\n", encoding="utf-8")
+    given = ["--deepspeed", str(ROOT / "ds_configs/zero3.json"), "--config", str(recipe)]
+    return [*given, f"--data.corpus={corpus}", f"--run.output_dir={out}", *QWEN, *more]
 
 
 def start(rank: int, arguments: list[str]) -> int:
@@ -50,8 +58,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six steps on two ranks under ZeRO-3."""
     out = tmp_path_factory.mktemp("runs")
-    flags = ["--deepspeed", str(ROOT / "ds_configs/zero3.json"), f"--data.corpus={corpus}", f"--run.output_dir={out}", *QWEN]
-    codes = run_ranks(2, start, flags, timeout_s=480)
+    codes = run_ranks(2, start, flags(corpus, out, "--model.freeze_vision_tower=false"), timeout_s=480)
     assert codes == [0, 0], codes
     return out / "demo"
 
@@ -76,10 +83,9 @@ def test_a_run_learns_and_keeps_its_box_frame(run: Path) -> None:
 def test_adapters_of_a_local_folder_learn_at_another_square(corpus: Path, tmp_path: Path) -> None:
     """The embedding of this one is its head, as in the 2B and 4B models."""
     base = with_one_table(tiny_export(tmp_path / "base", tiny_section(family="qwen3_vl", image_size=64)))
-    flags = ["--deepspeed", str(ROOT / "ds_configs/zero3.json"), f"--data.corpus={corpus}", f"--run.output_dir={tmp_path}"]
-    flags += [*(flag for flag in QWEN if "freeze" not in flag), f"--model.path={base}", "--model.image_size=96"]
-    flags += ["--model.freeze_language_model=true", "--model.lora.rank=4", "--model.lora.alpha=64"]
-    assert run_ranks(1, start, flags, timeout_s=480) == [0]
+    adapters = ["--model.freeze_language_model=true", "--model.lora.rank=4", "--model.lora.alpha=64"]
+    given = flags(corpus, tmp_path, f"--model.path={base}", "--model.image_size=96", *adapters)
+    assert run_ranks(1, start, given, timeout_s=480) == [0]
     network, processor = family("qwen3_vl").load_export(tmp_path / "demo" / "export", torch.float32)
     assert (processor.image_size, processor.image_tokens) == (96, 36)
     state, before = network.state_dict(), family("qwen3_vl").load_export(base, torch.float32)[0].state_dict()
@@ -94,7 +100,7 @@ def test_adapters_of_a_local_folder_learn_at_another_square(corpus: Path, tmp_pa
 
 @pytest.mark.slow
 def test_it_is_evaluated_and_asked_by_the_commands(run: Path, corpus: Path, tmp_path: Path) -> None:
-    judge = ["--checkpoint", run, "--data", corpus, "--split", "val", "--suites", "vqa,grounding,choice", "--limit", 6]
+    judge = ["--checkpoint", run, "--data", corpus, "--split", "val", "--suites", "vqa,grounding", "--limit", 6]
     judge += ["--max-new-tokens", 24, "--out", tmp_path / "eval"]
     picture = tmp_path / "picture.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 120, 3), dtype=np.uint8)).save(picture)
@@ -136,8 +142,8 @@ def test_a_folder_that_medclm_did_not_write_is_asked_in_its_familys_frame(tmp_pa
 
 
 def test_the_dry_run_shows_the_familys_boxes_and_sizes(capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["--deepspeed", str(ROOT / "ds_configs/zero3.json"), "--config", str(ROOT / "train/configs/qwen3_vl_4b_lora.yaml")]
-    assert main([*flags, "--dry-run"]) == 0
+    given = ["--deepspeed", str(ROOT / "ds_configs/zero3.json"), "--config", str(ROOT / "train/configs/qwen3_vl_4b_lora.yaml")]
+    assert main([*given, "--dry-run"]) == 0
     shown = capsys.readouterr().out
     assert "box_text:\n    frame: padded\n    scale: '1000'\n    digits: 0" in shown
     assert "4,022,468,096" in shown
