@@ -21,7 +21,7 @@ setup(
     install_requires=[
         "torch>=2.11",
         "deepspeed>=0.19",
-        "transformers>=5.17",
+        "transformers>=5.23",
         "tokenizers>=0.22",
         "safetensors>=0.5",
         "peft>=0.19",

@@ -156,14 +156,15 @@ def open_checkpoint(checkpoint: Path, decoding: Decoding, *, local_rank: int = 0
     import torch
 
     from medclm.exports import export_settings, exported
-    from medclm.models.registry import family
+    from medclm.models.registry import family_of
 
     folder = exported(checkpoint)
     stored = export_settings(folder)
     device, dtype = _device(torch.cuda.is_available(), local_rank)
-    network, processor = family(stored.get("family", "vip_llava")).load_export(folder, dtype)
+    models = family_of(folder, stored.get("family"))
+    network, processor = models.load_export(folder, dtype)
     square = Square(side=processor.image_size, patch_size=processor.patch_size, fit=stored.get("fit", DataSection().fit))
-    box_text = BoxTextSection(**stored.get("box_text", {}))
+    box_text = BoxTextSection(**stored["box_text"]) if "box_text" in stored else models.box_text
     return LocalModel(
         network=network.to(device).eval(),
         processor=processor,

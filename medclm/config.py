@@ -73,11 +73,14 @@ Tiles = Literal["1", "1+4"]
 
 
 class ModelSection(Section):
-    family: Literal["vip_llava"] = "vip_llava"
+    family: Literal["vip_llava", "qwen3_vl"] = "vip_llava"
     """Model family behind medclm/models/protocol.py."""
     path: str = "tiny"
     """Local folder in the transformers layout, a hub id (fetched only because you name it), or `tiny`: a small model with
     random weights and its own tokenizer, made from `model.tiny`."""
+    image_size: int = Field(0, ge=0)
+    """Side of the model's square input in pixels, for families that take squares of any size (Qwen3-VL: a multiple of 32; a token of the
+    prompt shows 32 x 32 pixels); 0 = the one that the folder was exported with, else 512. ViP-LLaVA's folders fix it: leave 0."""
     tiny: TinySection = TinySection()
     """Sizes of the model that `path: tiny` makes."""
     tiles: Tiles = "1"
@@ -104,6 +107,15 @@ class BoxTextSection(Section):
     """Decimals written; each costs four tokens a box."""
 
 
+FAMILY_BOX_TEXT = {
+    "vip_llava": BoxTextSection(frame="padded", scale="1", digits=3),
+    "qwen3_vl": BoxTextSection(frame="padded", scale="1000", digits=0),
+}
+"""Family -> how its published weights write boxes: what `data.box_text` is where a recipe does not say. ViP-LLaVA: shares of the padded
+square (arXiv 2312.00784, after LLaVA-1.5). Qwen3-VL: whole thousandths of the picture it is given (arXiv 2511.21631, section on
+grounding), which here is the padded square."""
+
+
 class DataSection(Section):
     corpus: Path | None = None
     """Folder with manifest.json and Arrow shards; none and no train_json = demo phantoms made on the spot."""
@@ -122,7 +134,7 @@ class DataSection(Section):
     fit: Literal["pad", "stretch"] = "pad"
     """How an image becomes the model's square: padded (nothing lost, shape kept) or stretched. Never cropped."""
     box_text: BoxTextSection = BoxTextSection()
-    """How a box is written in prompts and targets."""
+    """How a box is written in prompts and targets; what a recipe leaves out is the habit of `model.family` (FAMILY_BOX_TEXT)."""
     prompt_line: float = Field(3.0, gt=0)
     """Line of the box that Easy draws, in pixels per 336 pixels of the model's square, at least one pixel."""
     prompt_opacity: int = Field(96, ge=1, le=255)
@@ -573,13 +585,21 @@ def load_recipe(arguments: Sequence[str] = (), config: Path | None = None, defau
     tree = _merge(defaults or {}, read_yaml(config) if config else {})
     try:
         flags = CliSettingsSource(Recipe, cli_parse_args=list(arguments), cli_exit_on_error=False)()
-        return Recipe(**_merge(tree, flags))
+        return Recipe(**_with_habits(_merge(tree, flags)))
     except ValidationError as error:
         raise _readable(error) from error
     except Exception as error:  # argparse-level faults of pydantic-settings, in its own error class
         if type(error).__name__ == "SettingsError":
             raise ConfigError(f"command line: {error}") from error
         raise
+
+
+def _with_habits(tree: dict[str, Any]) -> dict[str, Any]:
+    """The tree over what its model family does by habit."""
+    model = tree.get("model")
+    named = model.get("family") if isinstance(model, dict) else None
+    habit = FAMILY_BOX_TEXT.get(named if isinstance(named, str) else ModelSection().family)
+    return _merge({"data": {"box_text": habit.model_dump()}}, tree) if habit else tree  # another name is refused as a value
 
 
 def recipe_help() -> str:

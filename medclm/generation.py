@@ -132,6 +132,13 @@ def padded_prompts(prompts: list[list[int]], pad_id: int, device: torch.device) 
     return ids_bt, mask_bt
 
 
+def prompt_positions(processor: Processor, ids_bt: torch.Tensor, mask_bt: torch.Tensor) -> torch.Tensor:
+    """(..., B, T) int64 positions of prompts that `padded_prompts` made, as the network takes them."""
+    places_bt = (mask_bt.cumsum(1) - 1).clamp(min=0)
+    positions = processor.position_ids(ids_bt, places_bt)
+    return places_bt if positions is None else positions
+
+
 def _decode(
     model: Any,
     processor: Processor,
@@ -143,8 +150,8 @@ def _decode(
     """Generated ids of one batch, each up to and including its end of sequence, and their log-probabilities."""
     device = next(model.parameters()).device
     ids_bt, mask_bt = padded_prompts(prompts, processor.pad_id, device)
-    positions_bt = (mask_bt.cumsum(1) - 1).clamp(min=0)
-    inputs: dict[str, Any] = {"input_ids": ids_bt, "pixel_values": torch.from_numpy(pixels_ichw).to(device)}
+    positions = prompt_positions(processor, ids_bt, mask_bt)
+    inputs: dict[str, Any] = {"input_ids": ids_bt, **processor.image_inputs(torch.from_numpy(pixels_ichw).to(device))}
     cache = None
     running_b = torch.ones(len(prompts), dtype=torch.bool, device=device)
     written: list[torch.Tensor] = []
@@ -153,7 +160,7 @@ def _decode(
         out = model(
             **inputs,
             attention_mask=mask_bt,
-            position_ids=positions_bt,
+            position_ids=positions,
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
@@ -168,7 +175,7 @@ def _decode(
             break
         inputs = {"input_ids": next_b[:, None]}
         mask_bt = torch.cat([mask_bt, mask_bt.new_ones(len(prompts), 1)], dim=1)
-        positions_bt = positions_bt[:, -1:] + 1
+        positions = positions[..., -1:] + 1
     rows = [_cut(row, processor.eos_id) for row in torch.stack(written, dim=1).tolist()]
     return [(ids, found[: len(ids)]) for ids, found in zip(rows, torch.stack(scored, dim=1).tolist(), strict=True)]
 
@@ -196,4 +203,4 @@ def _sampler(ids: list[str], temperature: float, seed: int) -> Callable[[torch.T
     return pick
 
 
-__all__ = ["Completion", "Request", "begin_ids", "generate", "padded_prompts", "prompt_ids"]
+__all__ = ["Completion", "Request", "begin_ids", "generate", "padded_prompts", "prompt_ids", "prompt_positions"]

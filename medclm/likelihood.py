@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from medclm.generation import Request, padded_prompts, prompt_ids
+from medclm.generation import Request, padded_prompts, prompt_ids, prompt_positions
 from medclm.models.protocol import Processor
 
 if TYPE_CHECKING:
@@ -90,12 +90,12 @@ def _score(
     """Sums of each row's options; a row with fewer options than the longest repeats its last one, to be cut off."""
     device = next(model.parameters()).device
     ids_bt, mask_bt = padded_prompts(prompts, processor.pad_id, device)
-    positions_bt = (mask_bt.cumsum(1) - 1).clamp(min=0)
+    positions = prompt_positions(processor, ids_bt, mask_bt)
     out = model(
         input_ids=ids_bt,
-        pixel_values=torch.from_numpy(pixels_ichw).to(device),
+        **processor.image_inputs(torch.from_numpy(pixels_ichw).to(device)),
         attention_mask=mask_bt,
-        position_ids=positions_bt,
+        position_ids=positions,
         use_cache=True,
         logits_to_keep=1,
     )
@@ -103,7 +103,7 @@ def _score(
     sums = []
     for number in range(max(map(len, options))):
         texts = [row[min(number, len(row) - 1)] for row in options]
-        sums.append(_continue(model, processor.pad_id, out.past_key_values, texts, first_bv, mask_bt, positions_bt[:, -1]))
+        sums.append(_continue(model, processor.pad_id, out.past_key_values, texts, first_bv, mask_bt, positions[..., -1:]))
     return torch.stack(sums, dim=1).tolist()
 
 
@@ -114,9 +114,9 @@ def _continue(
     texts: list[list[int]],
     first_bv: torch.Tensor,
     mask_bt: torch.Tensor,
-    last_b: torch.Tensor,
+    last: torch.Tensor,
 ) -> torch.Tensor:
-    """(B,) log-likelihood of one option per row, padded on the right, after a cached prompt."""
+    """(B,) log-likelihood of one option per row, padded on the right, after a cached prompt whose last positions are `last` (..., B, 1)."""
     longest = max(map(len, texts))
     device = first_bv.device
     ids_bk = torch.tensor([ids + [pad_id] * (longest - len(ids)) for ids in texts], device=device)
@@ -127,7 +127,7 @@ def _continue(
         out = model(
             input_ids=ids_bk[:, :-1],
             attention_mask=torch.cat([mask_bt, real_bk[:, :-1]], dim=1),
-            position_ids=last_b[:, None] + steps_k,
+            position_ids=last + steps_k,
             past_key_values=copy.deepcopy(cache),  # a forward appends to its cache
             use_cache=True,
         )

@@ -243,8 +243,8 @@ def _asking(asking: Mapping[str, Any]) -> list[str]:
     unit = "in its pixels" if section["scale"] == "px" else f"from 0 to {section['scale']}"
     return [
         "## How to ask it",
-        f"- Picture: 8-bit RGB, whole, {square}, then {side} x {side} pixels. The folder's own image processor would crop what is not "
-        f"square: make the square first.{_views(asking)}\n"
+        f"- Picture: 8-bit RGB, whole, {square}, then {side} x {side} pixels. The folder's own image processor treats what is not square "
+        f"in another way: make the square first.{_views(asking)}\n"
         f'- Question: one sentence, a line break, and how to answer: "{asking["instructions"]["reason"]}" or '
         f'"{asking["instructions"]["direct"]}". A direct completion begins with "{asking["begins"]["direct"]}", and no loss taught the '
         "model to write that: end the prompt with it.\n"

@@ -1,4 +1,4 @@
-"""Small real objects for tests: a tiny ViP-LLaVA of 32 px and width 32, its processor and an export of both.
+"""Small real objects for tests: a tiny network of 32 px and width 32, its processor and an export of both; ViP-LLaVA if not said.
 
 Everything is deterministic and takes well under a second after the imports. Imported by tests only.
 """
@@ -14,7 +14,7 @@ from medclm.config import ModelSection, TinySection
 if TYPE_CHECKING:
     from torch import nn
 
-    from medclm.models.vip_llava import VipLlavaProcessor
+    from medclm.models.processor import WrappedProcessor
 
 DEFAULT_TEXTS = (
     "What is the highlighted region? Reason, give the box, then answer.",
@@ -40,28 +40,30 @@ def tiny_section(**overrides: Any) -> ModelSection:
     )
 
 
-def tiny_processor(section: ModelSection | None = None, texts: Sequence[str] = DEFAULT_TEXTS) -> VipLlavaProcessor:
-    """A processor whose tokenizer was trained on `texts`; 16 image tokens unless the section says otherwise."""
-    from medclm.models.vip_llava import VipLlavaFamily
+def tiny_processor(section: ModelSection | None = None, texts: Sequence[str] = DEFAULT_TEXTS) -> Any:
+    """A processor whose tokenizer was trained on `texts`; 16 image tokens (Qwen3-VL: 4) unless the section says otherwise."""
+    from medclm.models.registry import family
 
-    return VipLlavaFamily().processor(section or tiny_section(), texts)
+    section = section or tiny_section()
+    return family(section.family).processor(section, texts)
 
 
-def tiny_network(section: ModelSection | None = None, processor: VipLlavaProcessor | None = None, seed: int = 0) -> nn.Module:
+def tiny_network(section: ModelSection | None = None, processor: WrappedProcessor | None = None, seed: int = 0) -> nn.Module:
     """A float32 network on the CPU; equal arguments give equal weights."""
     import torch
 
-    from medclm.models.vip_llava import VipLlavaFamily
+    from medclm.models.registry import family
 
     section = section or tiny_section()
-    return VipLlavaFamily().build(section, processor or tiny_processor(section), torch.float32, seed)
+    return family(section.family).build(section, processor or tiny_processor(section), torch.float32, seed)
 
 
-def tiny_export(folder: Path) -> Path:
+def tiny_export(folder: Path, section: ModelSection | None = None) -> Path:
     """A plain transformers folder of the tiny network and its processor, written to `folder`, which is returned."""
-    from medclm.models.vip_llava import VipLlavaFamily
+    from medclm.models.registry import family
 
-    processor = tiny_processor()
-    network = tiny_network(processor=processor)
-    VipLlavaFamily().export(network, processor, folder, dict(network.state_dict()))
+    section = section or tiny_section()
+    processor = tiny_processor(section)
+    network = tiny_network(section, processor)
+    family(section.family).export(network, processor, folder, dict(network.state_dict()))
     return folder

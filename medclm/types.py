@@ -90,8 +90,6 @@ class EncodedSample:
 
     input_ids: np.ndarray
     """(T,) int64: prompt with its image span, then target, then end of sequence."""
-    position_ids: np.ndarray
-    """(A, T) int64: place of each token on the network's A rotary axes."""
     segments: np.ndarray
     """(T,) uint8 of `Segment`: what each token is."""
     pixel_values: np.ndarray
@@ -104,8 +102,8 @@ class Batch:
 
     input_ids: torch.Tensor
     """(N,) int64."""
-    position_ids: torch.Tensor
-    """(A, N) int64, counted within each sample."""
+    places: torch.Tensor
+    """(N,) int64, each token's place in its own sample."""
     segments: torch.Tensor
     """(N,) uint8 of `Segment`."""
     bounds: torch.Tensor

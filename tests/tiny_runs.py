@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 
 from medclm.config import load_recipe, recipe_yaml
 from medclm.curriculum.log import read_log
@@ -41,3 +43,13 @@ def assert_same_run(run: Path, other: Path, *, steps: int) -> None:
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     np.testing.assert_array_equal(read_log(run).rows, read_log(other).rows)
+
+
+def with_one_table(folder: Path) -> Path:
+    """The exported folder with the embedding as its head, as smaller published models have it; changed in place."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}), encoding="utf-8")
+    state = load_file(folder / "model.safetensors")
+    del state["lm_head.weight"]
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    return folder

@@ -264,7 +264,7 @@ def _engine(recipe: Recipe, ds_config: dict[str, Any], processor: Processor, *, 
     if recipe.engine.activation_checkpointing:
         network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     weights = LossWeights(answer=section.answer_weight, rationale=section.rationale_weight, hard=section.hard_weight)
-    return Engine(models.objective(network, weights), recipe, ds_config, device)
+    return Engine(models.objective(network, processor, weights), recipe, ds_config, device)
 
 
 def _service(recipe: Recipe, plan: BatchPlan, stream: Stream, corpus: Corpus, ranks: Ranks, folder: Path) -> CurriculumService:

@@ -121,4 +121,4 @@ class Examination:
         dtype = next(self._engine.module.parameters()).dtype
         with torch.random.fork_rng(devices=[] if device == "cpu" else [torch.cuda.current_device()]):
             network = models.build(self._recipe.model, self._processor, dtype, self._recipe.run.seed)
-        return models.objective(network, LossWeights(answer=1.0, rationale=1.0, hard=1.0)).to(device).eval()
+        return models.objective(network, self._processor, LossWeights(answer=1.0, rationale=1.0, hard=1.0)).to(device).eval()

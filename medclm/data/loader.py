@@ -33,7 +33,7 @@ def collate(samples: Sequence[Rendered]) -> Batch:
     samples_N = np.repeat(np.arange(len(samples)), lengths)
     return Batch(
         input_ids=torch.from_numpy(np.concatenate([encoded.input_ids for _, encoded in samples])),
-        position_ids=torch.from_numpy(np.concatenate([encoded.position_ids for _, encoded in samples], axis=1)),
+        places=torch.from_numpy(np.concatenate([np.arange(length) for length in lengths])),
         segments=torch.from_numpy(segments_N),
         bounds=torch.from_numpy(np.cumsum([0, *lengths], dtype=np.int32)),
         longest=max(lengths),

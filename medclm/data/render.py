@@ -150,7 +150,6 @@ class Renderer:
             self.processor.check_image_span(ids)
             return EncodedSample(
                 input_ids=np.array(ids, dtype=np.int64),
-                position_ids=self.processor.position_ids(ids),
                 segments=np.array(segments, dtype=np.uint8),
                 pixel_values=self.processor.pixel_values(sample.image),
             )

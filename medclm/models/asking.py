@@ -12,8 +12,9 @@ from medclm.config import DataSection, Tiles
 from medclm.data.draw import COLOURS
 from medclm.data.frame import ImageFrame
 from medclm.data.render import BEGINS, INSTRUCTIONS
+from medclm.models.processor import WrappedProcessor
 from medclm.models.protocol import Processor
-from medclm.models.vip_llava_processor import VipLlavaProcessor
+from medclm.models.qwen3_vl_processor import Qwen3VlProcessor
 from medclm.types import Box
 
 EXAMPLE_SIZE = (1000, 800)
@@ -29,11 +30,11 @@ def asking_facts(processor: Processor, data: DataSection) -> dict[str, Any]:
     `prompt` is what stands before and after a question; the tokenizer puts its beginning of sequence in front. `example` has
     a box in pixels of a picture and as the model writes it. `code` is Python that runs in the folder of the export.
     """
-    assert isinstance(processor, VipLlavaProcessor)
+    assert isinstance(processor, WrappedProcessor)
     (width, height), side = EXAMPLE_SIZE, processor.image_size
     frame = ImageFrame(width, height, side=side, fit=data.fit)
     written = frame.write(Box(*EXAMPLE_BOX_PX).scaled(1 / width, 1 / height), data.box_text)
-    before, after = processor._before, processor._after
+    before, after = processor.before, processor.after
     return {
         "side": side,
         "tiles": processor.tiles,
@@ -44,19 +45,23 @@ def asking_facts(processor: Processor, data: DataSection) -> dict[str, Any]:
         "pointing": {"colours": [name for name, _ in COLOURS], "line_px": max(1, round(data.prompt_line * side / 336))},
         "box_text": data.box_text.model_dump(mode="json"),
         "example": {"size": list(EXAMPLE_SIZE), "box_px": list(EXAMPLE_BOX_PX), "written": written},
-        "code": asking_code(side=side, tiles=processor.tiles, data=data, before=before, after=after),
+        "code": asking_code(processor, data),
     }
 
 
-def asking_code(*, side: int, tiles: Tiles, data: DataSection, before: str, after: str) -> str:
+def asking_code(processor: WrappedProcessor, data: DataSection) -> str:
     """Python that asks the export in the working folder about `picture.png`, and reads the reply's boxes back."""
+    side, opening = processor.image_size, _IN_PARTS if isinstance(processor, Qwen3VlProcessor) else _TOGETHER
     return _CODE.format(
         side=side,
         square="\n    ".join(_SQUARE[data.fit]),
-        views=_VIEWS[tiles],
-        images=_IMAGES[tiles],
-        before=before,
-        after=after,
+        views=_VIEWS[processor.tiles],
+        **{
+            part: text.format(image=processor.inner.image_token, images=_IMAGES[processor.tiles])
+            for part, text in opening.items()
+        },
+        before=processor.before,
+        after=processor.after,
         question=EXAMPLE_QUESTION,
         instruction="\n" + INSTRUCTIONS["reason"],
         max_new_tokens=MAX_NEW_TOKENS,
@@ -108,11 +113,32 @@ def _to_pixels(side: int, data: DataSection) -> list[str]:
     return [*lines, "left = top = 0"]
 
 
+_TOGETHER = {
+    "classes": "AutoModelForImageTextToText, AutoProcessor",
+    "open": "processor = AutoProcessor.from_pretrained(FOLDER)",
+    "inputs": 'inputs = processor(text=prompt, images={images}, return_tensors="pt")',
+    "decoder": "processor",
+}
+"""What the code has of a family whose processor opens whole."""
+_IN_PARTS = {
+    "classes": "AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer",
+    "open": """\
+tokenizer = AutoTokenizer.from_pretrained(FOLDER)  # AutoProcessor would join the two, and need torchvision for videos
+pictures = AutoImageProcessor.from_pretrained(FOLDER)""",
+    "inputs": """\
+inputs = dict(pictures(square(picture), return_tensors="pt"))
+span = "{image}" * (int(inputs["image_grid_thw"].prod()) // pictures.merge_size**2)
+inputs |= tokenizer(prompt.replace("{image}", span), return_tensors="pt")
+inputs["mm_token_type_ids"] = (inputs["input_ids"] == tokenizer.convert_tokens_to_ids("{image}")).long()""",
+    "decoder": "tokenizer",
+}
+"""What it has where tokenizer and image processor are opened apart."""
+
 _CODE = '''\
 import re
 
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import {classes}
 
 FOLDER = "."  # the folder of this file
 SIDE = {side}
@@ -135,15 +161,15 @@ def boxes(reply, width, height):
     return found
 
 
-processor = AutoProcessor.from_pretrained(FOLDER)
+{open}
 model = AutoModelForImageTextToText.from_pretrained(FOLDER).eval()
 
 picture = Image.open("picture.png").convert("RGB")
 question = {question!r}
 prompt = {before!r} + question + {instruction!r} + {after!r}
-inputs = processor(text=prompt, images={images}, return_tensors="pt")
+{inputs}
 tokens = model.generate(**inputs, max_new_tokens={max_new_tokens}, do_sample=False)[0, inputs["input_ids"].shape[1] :]
-reply = processor.decode(tokens, skip_special_tokens=True)
+reply = {decoder}.decode(tokens, skip_special_tokens=True)
 print(reply)
 for box in boxes(reply, *picture.size):
     print([round(edge) for edge in box])

@@ -13,9 +13,7 @@ import torch
 from torch import nn
 
 from medclm.models import lora
-from medclm.models.freezing import freeze_groups
-
-PROJECTOR = "multi_modal_projector"
+from medclm.models.freezing import freeze_groups, projector_modules
 
 
 def completed(model: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -80,5 +78,5 @@ def _write_apart(model: Any, state: dict[str, torch.Tensor], folder: Path) -> No
     elif not base:
         base = str(folder.with_name(folder.name.removesuffix(".part")).resolve() / "base")
         _write_plain(model, lora.base_state(state), folder / "base")
-    modules = {PROJECTOR: groups["projector"]} if trained & set(groups["projector"]) else {}
+    modules = projector_modules(model) if trained & set(groups["projector"]) else {}
     lora.save_adapters(model, state, base, modules, folder)

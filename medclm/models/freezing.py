@@ -1,4 +1,4 @@
-"""Which parameters of a ViP-LLaVA learn: groups by name, and the vision layers that nothing reads.
+"""Which parameters of a network learn: groups by name, and the vision layers that nothing reads.
 
 Names are checked, because they move between versions of transformers: a pattern that matches nothing is an error.
 """
@@ -6,6 +6,8 @@ Names are checked, because they move between versions of transformers: a pattern
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -13,36 +15,9 @@ from torch import nn
 from medclm.config import ModelSection
 from medclm.models import lora
 
-GROUPS = {
-    "vision_tower": ("model.vision_tower.",),
-    "projector": ("model.multi_modal_projector.",),
-    "language_model": ("model.language_model.", "lm_head."),
-}
 
-
-def freeze_groups(model: nn.Module) -> dict[str, list[str]]:
-    """Parameter names of vision_tower, projector, language_model and, where there are any, adapters.
-
-    Raises:
-        RuntimeError: a group is empty or a parameter belongs to none: the names of transformers have moved.
-    """
-    groups: dict[str, list[str]] = {group: [] for group in GROUPS}
-    for name, _ in model.named_parameters():
-        if lora.is_adapter(name):
-            groups.setdefault("adapters", []).append(name)
-            continue
-        group = next((group for group, prefixes in GROUPS.items() if name.startswith(prefixes)), None)
-        if group is None:
-            raise RuntimeError(f"parameter {name} belongs to no freeze group of ViP-LLaVA")
-        groups[group].append(name)
-    empty = [group for group, names in groups.items() if not names]
-    if empty:
-        raise RuntimeError(f"freeze groups {empty} match no parameter of this ViP-LLaVA")
-    return groups
-
-
-def unused_vision(model: Any) -> list[str]:
-    """Vision parameters above the highest layer that the projector reads, and the unread last norm: they get no gradient."""
+def _unread_clip_layers(model: Any) -> list[str]:
+    """Vision parameters above the highest layer that ViP-LLaVA's projector reads, and the unread last norm."""
     layers = model.config.vision_config.num_hidden_layers
     chosen = model.config.vision_feature_layers
     chosen = [chosen] if isinstance(chosen, int) else chosen
@@ -55,7 +30,76 @@ def unused_vision(model: Any) -> list[str]:
     return unused
 
 
-def freeze(model: nn.Module, section: ModelSection) -> None:
+def _none(model: Any) -> list[str]:
+    return []
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the parts of a network are, by parameter name."""
+
+    groups: dict[str, str]
+    """Freeze group -> pattern of the beginning of its names; a name belongs to the first that matches. What the group `projector`
+    captures is the name of the module that peft saves whole beside adapters."""
+    unused: Callable[[Any], list[str]]
+    """Vision parameters that get no gradient."""
+
+
+LAYOUTS = {
+    "vipllava": Layout(
+        groups={
+            "vision_tower": r"model\.vision_tower\.",
+            "projector": r"model\.(multi_modal_projector)\.",
+            "language_model": r"model\.language_model\.|lm_head\.",
+        },
+        unused=_unread_clip_layers,
+    ),
+    "qwen3_vl": Layout(
+        groups={
+            "vision_tower": r"model\.visual\.(?!merger\.|deepstack_merger_list\.)",
+            "projector": r"model\.visual\.(merger|deepstack_merger_list\.\d+)\.",
+            "language_model": r"model\.language_model\.|lm_head\.",
+        },
+        unused=_none,  # the last layer feeds the merger, the chosen ones the deepstack mergers
+    ),
+}
+"""`model_type` of a configuration -> its layout."""
+
+
+def freeze_groups(model: Any) -> dict[str, list[str]]:
+    """Parameter names of vision_tower, projector, language_model and, where there are any, adapters.
+
+    Raises:
+        RuntimeError: a group is empty or a parameter belongs to none: the names of transformers have moved.
+    """
+    layout = LAYOUTS[model.config.model_type]
+    groups: dict[str, list[str]] = {group: [] for group in layout.groups}
+    for name, _ in model.named_parameters():
+        if lora.is_adapter(name):
+            groups.setdefault("adapters", []).append(name)
+            continue
+        group = next((group for group, pattern in layout.groups.items() if re.match(pattern, name)), None)
+        if group is None:
+            raise RuntimeError(f"parameter {name} belongs to no freeze group of {model.config.model_type}")
+        groups[group].append(name)
+    empty = [group for group, names in groups.items() if not names]
+    if empty:
+        raise RuntimeError(f"freeze groups {empty} match no parameter of this {model.config.model_type}")
+    return groups
+
+
+def projector_modules(model: Any) -> dict[str, list[str]]:
+    """The projector's modules, by what their names end in -> their parameter names."""
+    pattern = LAYOUTS[model.config.model_type].groups["projector"]
+    modules: dict[str, list[str]] = {}
+    for name in freeze_groups(model)["projector"]:
+        match = re.match(pattern, name)
+        assert match is not None
+        modules.setdefault(match[1], []).append(name)
+    return modules
+
+
+def freeze(model: Any, section: ModelSection) -> None:
     """Set requires_grad of every parameter as the section says; adapters always learn."""
     groups = freeze_groups(model)
     frozen = {
@@ -64,7 +108,8 @@ def freeze(model: nn.Module, section: ModelSection) -> None:
         "language_model": section.freeze_language_model,
         "adapters": False,
     }
-    still = {name for group, names in groups.items() if frozen[group] for name in names} | set(unused_vision(model))
+    still = {name for group, names in groups.items() if frozen[group] for name in names}
+    still |= set(LAYOUTS[model.config.model_type].unused(model))
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in still)
 

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from medclm.losses.cross_entropy import mean_or_zero, sums_by_sample, token_losses
+from medclm.models.protocol import Processor
 from medclm.types import Batch, LossWeights, Segment, Stage
 
 
@@ -48,9 +49,10 @@ class TokenCounts(NamedTuple):
 class Objective(nn.Module):
     """forward(batch) of a network with `.model` (inner, gives hidden states) and `.lm_head`."""
 
-    def __init__(self, network: nn.Module, weights: LossWeights) -> None:
+    def __init__(self, network: nn.Module, processor: Processor, weights: LossWeights) -> None:
         super().__init__()
         self.network: Any = network
+        self.processor = processor
         self.weights = weights
 
     def forward(self, batch: Batch, counts: TokenCounts | None = None) -> Losses:
@@ -61,10 +63,12 @@ class Objective(nn.Module):
             counts: None = mean of per-sample losses; given = means over all answer and all rationale tokens of the global batch.
         """
         # Bounds instead of a padding mask: samples lie end to end and see only themselves (models/packed_attention.py).
+        # They are the samples' alone, so the vision tower, which has bounds of its own, runs before and apart.
+        pictures = self.network.model.get_image_features(**self.processor.image_inputs(batch.pixel_values), return_dict=True)
         hidden_nd = self.network.model(
             input_ids=batch.input_ids[None],
-            position_ids=batch.position_ids,
-            pixel_values=batch.pixel_values,
+            position_ids=self.position_ids(batch),
+            mm_encoder_outputs={"image": pictures},
             use_cache=False,
             cu_seq_lens_q=batch.bounds,
             cu_seq_lens_k=batch.bounds,
@@ -99,6 +103,12 @@ class Objective(nn.Module):
             sample_b.detach(),
             torch.tensor(len(batch.targets)),
         )
+
+    def position_ids(self, batch: Batch) -> torch.Tensor:
+        """(1, N) int64, or (1 + A, 1, N) of a network that turns by A numbers: places first, by which transformers tells samples apart."""
+        ids_1n, places_1n = batch.input_ids[None], batch.places[None]
+        turns = self.processor.position_ids(ids_1n, places_1n)
+        return places_1n if turns is None or turns.ndim == 2 else torch.cat([places_1n[None], turns])
 
 
 def count_targets(batch: Batch) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
-from medclm.config import ModelSection
+from medclm.config import BoxTextSection, ModelSection
 from medclm.types import LossWeights
 
 if TYPE_CHECKING:
@@ -53,8 +53,23 @@ class Processor(Protocol):
         """
         ...
 
-    def position_ids(self, ids: Sequence[int]) -> np.ndarray:
-        """(A, T) int64: the place of each of T tokens of one sample on the network's A rotary axes."""
+    def image_inputs(self, pixels_ichw: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The keyword arguments by which the network's forward takes these pictures, on their device.
+
+        Args:
+            pixels_ichw: (I, 3, S, S) float32, what `pixel_values` gave, in the order of the image spans of the batch.
+        """
+        ...
+
+    def position_ids(self, ids_bt: torch.Tensor, places_bt: torch.Tensor | None = None) -> torch.Tensor | None:
+        """What the network's forward takes as `position_ids` for rows of whole prompts; None = it counts by itself.
+
+        The next token of a row, where that is text, is at the row's last position + 1, in every dimension there is.
+
+        Args:
+            ids_bt: (B, T) int64, padded on either side or several samples in a row.
+            places_bt: (B, T) int64, each token's place in its own sample; None = its column.
+        """
         ...
 
     def check_image_span(self, ids: Sequence[int]) -> None:
@@ -82,6 +97,11 @@ class Picture(NamedTuple):
 class ModelFamily(Protocol):
     """One family of vision-language models."""
 
+    @property
+    def box_text(self) -> BoxTextSection:
+        """How its published weights write boxes, so what `data.box_text` is where a recipe does not say."""
+        ...
+
     def processor(self, section: ModelSection, texts: Sequence[str] = ()) -> Processor:
         """The processor of `section.path`; for `tiny`, a tokenizer is trained on `texts` (deterministic)."""
         ...
@@ -103,7 +123,7 @@ class ModelFamily(Protocol):
         """What a picture costs a prompt; told as `count_parameters` does."""
         ...
 
-    def objective(self, model: nn.Module, weights: LossWeights) -> nn.Module:
+    def objective(self, model: nn.Module, processor: Processor, weights: LossWeights) -> nn.Module:
         """A module whose forward(batch: Batch) is the ONE forward of a mixed-stage batch (models/objective.py)."""
         ...
 

@@ -6,7 +6,7 @@ the texts that shape the tokenizer are handed in.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -39,12 +39,13 @@ CHAT_TEMPLATE = (
 PIECES = r"[\[(,]? ?[\[(]?0\.(?=\d)|\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+"
 
 
-def tiny_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+def tiny_tokenizer(texts: Iterable[str], vocab_size: int, special: Sequence[str] = (IMAGE,)) -> PreTrainedTokenizerFast:
     """A byte-level BPE over `texts`: frequent words become one token, digits stay apart, no text is unknown.
 
     Args:
         texts: questions and targets; equal texts give an equal tokenizer.
         vocab_size: upper bound of the vocabulary, special tokens included; at least 300.
+        special: whole tokens of the family, the image token first.
     """
     texts = [str(text) for text in texts]
     frames = [f"USER: \n{text} ASSISTANT: Reasoning: \n\nAnswer:" for text in texts] or ["USER: \n ASSISTANT:"]
@@ -59,7 +60,7 @@ def tiny_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizer
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=2,
-        special_tokens=[PAD, BOS, EOS, IMAGE],
+        special_tokens=[PAD, BOS, EOS, *special],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -70,7 +71,7 @@ def tiny_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizer
         pad_token=PAD,
         bos_token=BOS,
         eos_token=EOS,
-        extra_special_tokens={"image_token": IMAGE},
+        extra_special_tokens={"image_token": special[0]},
         padding_side="left",
         clean_up_tokenization_spaces=False,
         model_input_names=["input_ids", "attention_mask"],
@@ -111,21 +112,7 @@ def tiny_config(section: TinySection, tokenizer: Any) -> Any:
         projection_dim=section.vision_width,
         hidden_act="gelu",  # one fused operation, where the default takes three
     )
-    text = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=section.width,
-        intermediate_size=4 * section.width,
-        num_hidden_layers=section.layers,
-        num_attention_heads=section.heads,
-        num_key_value_heads=section.heads,
-        max_position_embeddings=4096,
-        # The usual 0.02 is meant for widths of thousands: at 128 attention would start uniform and stay so for long.
-        initializer_range=section.width**-0.5,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        tie_word_embeddings=False,
-    )
+    text = LlamaConfig(**tiny_text_sizes(section, tokenizer), tie_word_embeddings=False)
     return VipLlavaConfig(
         vision_config=vision,
         text_config=text,
@@ -136,20 +123,39 @@ def tiny_config(section: TinySection, tokenizer: Any) -> Any:
     )
 
 
-def spread_positions(network: Any) -> None:
-    """Start the vision tower's position embeddings as sines and cosines of column and row, half as large as its patches.
+def tiny_text_sizes(section: TinySection, tokenizer: Any) -> dict[str, Any]:
+    """What the configuration of every family's small language model says."""
+    return {
+        "vocab_size": len(tokenizer),
+        "hidden_size": section.width,
+        "intermediate_size": 4 * section.width,
+        "num_hidden_layers": section.layers,
+        "num_attention_heads": section.heads,
+        "num_key_value_heads": section.heads,
+        "max_position_embeddings": 4096,
+        # The usual 0.02 is meant for widths of thousands: at 128 attention would start uniform and stay so for long.
+        "initializer_range": section.width**-0.5,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
 
-    CLIP starts them as noise, 14 times fainter than its patches on normalised pixels: from random weights a tower then hardly
+
+def spread_positions(positions_pd: torch.Tensor, side: int) -> None:
+    """Start a vision tower's position embeddings as sines and cosines of column and row, half as large as its patches.
+
+    Towers start them as noise, CLIP 14 times fainter than its patches on normalised pixels: from random weights a tower then hardly
     knows where a patch is, nor which patches are neighbours. Form: MAE's fixed embeddings (He et al. 2022, arXiv 2111.06377).
+
+    Args:
+        positions_pd: (side * side, D) parameter or view of one, row by row of the grid; changed in place.
     """
-    embeddings = network.model.vision_tower.embeddings
-    side = embeddings.image_size // embeddings.patch_size
-    width = embeddings.position_embedding.weight.shape[1]
+    width = positions_pd.shape[1]
     wavelengths = 100.0 ** (torch.arange(width // 4) / (width // 4))
     row, column = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
     waves = [of(at.reshape(-1, 1) / wavelengths) for at in (column, row) for of in (torch.sin, torch.cos)]
     with torch.no_grad():
-        embeddings.position_embedding.weight[1:, : 4 * len(wavelengths)] = 0.5 * torch.cat(waves, dim=1)
+        positions_pd[:, : 4 * len(wavelengths)] = 0.5 * torch.cat(waves, dim=1)
 
 
 def check_sizes(section: TinySection) -> None:

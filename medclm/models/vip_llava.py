@@ -1,93 +1,66 @@
-"""ViP-LLaVA behind models/protocol.py: build, check, freeze, adapt, export, open.
-
-A CLIP vision tower, a projector over several of its layers and a Llama language model, as transformers implements them.
-Knows nothing of DeepSpeed, corpora or the curriculum; under ZeRO-3 it is transformers that notices and shards at birth.
-"""
+"""ViP-LLaVA behind models/protocol.py: a CLIP vision tower, a projector over several of its layers, a Llama language model."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from torch import nn
 from transformers import VipLlavaConfig, VipLlavaForConditionalGeneration
 
 from medclm.config import ModelSection
-from medclm.draws import generator
-from medclm.models import lora
-from medclm.models.attention import choose_attention, surroundings
-from medclm.models.export import base_of, completed, write_network
-from medclm.models.freezing import freeze, freeze_groups, parameter_counts
-from medclm.models.objective import Objective
-from medclm.models.packed_attention import takes_packed
-from medclm.models.protocol import Picture, Processor
+from medclm.models.freezing import freeze_groups, parameter_counts
+from medclm.models.processor import is_local
+from medclm.models.protocol import Picture
 from medclm.models.tiles import COUNTS, SCALES
 from medclm.models.tiny import check_sizes, spread_positions, tiny_config, tiny_tokenizer, tiny_transformers_processor
-from medclm.models.vip_llava_processor import VipLlavaProcessor, is_local, load_processor
-from medclm.types import LossWeights
-
-LANGUAGE_MODEL = "model.language_model"
-
+from medclm.models.transformers_family import TransformersFamily
+from medclm.models.vip_llava_processor import VipLlavaProcessor, load_processor
+from medclm.models.weights import check_pairs, check_vocabulary
 
 PUBLISHED_VOCABULARY = 32064
 """Rows of the embedding of the published 7B model."""
 
 
-class VipLlavaFamily:
+class VipLlavaFamily(TransformersFamily[VipLlavaProcessor]):
     """The `ModelFamily` of ViP-LLaVA."""
 
+    name = "vip_llava"
+    network_class = VipLlavaForConditionalGeneration
+    config_class = VipLlavaConfig
+
     def processor(self, section: ModelSection, texts: Sequence[str] = ()) -> VipLlavaProcessor:
-        """See `ModelFamily.processor`."""
+        """See `ModelFamily.processor`.
+
+        Raises:
+            ValueError: `model.image_size` is given: the folder, or `model.tiny`, fixes the side.
+        """
+        if section.image_size:
+            raise ValueError(
+                f"model.image_size={section.image_size}: a ViP-LLaVA sees squares of the side that its folder fixes "
+                "(path: tiny: model.tiny.image_size): leave it 0"
+            )
         if section.path == "tiny":
             return VipLlavaProcessor(tiny_transformers_processor(section.tiny, texts), section.tiles)
         return load_processor(section.path, section.tiles)
 
-    def build(self, section: ModelSection, processor: Processor, dtype: torch.dtype, seed: int) -> nn.Module:
-        """See `ModelFamily.build`. The same seed gives the same weights on every rank."""
-        assert isinstance(processor, VipLlavaProcessor)
-        attention = takes_packed(choose_attention(section.attention, surroundings(dtype)))
-        config = tiny_config(section.tiny, processor.tokenizer) if section.path == "tiny" else read_config(section.path)
-        check_agreement(processor, config, section.path)
-        network: nn.Module
-        with seeded(seed, "model.weights"):
-            if section.path == "tiny":
-                network = _new_network(config, dtype, attention)
-                spread_positions(network)
-            else:
-                network = open_weights(section.path, dtype, attention)
-        if section.lora.rank:
-            with seeded(seed, "model.lora"):
-                lora.add_adapters(network, section.lora, inside=LANGUAGE_MODEL)
-        freeze(network, section)
-        return network
+    def opened_processor(self, folder: Path) -> VipLlavaProcessor:
+        """See `TransformersFamily.opened_processor`."""
+        return load_processor(folder)
 
-    def count_parameters(self, section: ModelSection) -> dict[str, tuple[int, int]]:
-        """Group -> (all, trained) parameters, from the configuration alone; the tiny vocabulary at its upper bound.
+    def tiny_config(self, section: ModelSection, processor: VipLlavaProcessor | None) -> Any:
+        """See `TransformersFamily.tiny_config`."""
+        if processor is not None:
+            return tiny_config(section.tiny, processor.tokenizer)
+        config = tiny_config(section.tiny, tiny_tokenizer((), section.tiny.vocab_size))
+        config.text_config.vocab_size = section.tiny.vocab_size
+        return config
 
-        Nothing is fetched: a hub id that is not on this machine is counted in the published 7B layout.
-
-        Raises:
-            ValueError: as `build`, weights and attention aside.
-        """
-        if section.path == "tiny":
-            config = tiny_config(section.tiny, tiny_tokenizer((), section.tiny.vocab_size))
-            config.text_config.vocab_size = section.tiny.vocab_size
-        elif is_local(section.path):
-            config = read_config(section.path)
-        else:
-            config = VipLlavaConfig()  # its defaults are the 7B layout, but for the image token's place in the vocabulary
-            config.text_config.vocab_size = PUBLISHED_VOCABULARY
-        with torch.device("meta"):
-            network = _new_network(config, torch.float32, "eager")
-            if section.lora.rank:
-                lora.add_adapters(network, section.lora, inside=LANGUAGE_MODEL)
-        freeze(network, section)
-        return parameter_counts(network)
+    def published_config(self, hub_id: str) -> Any:
+        """See `TransformersFamily.published_config`: 7B."""
+        config = VipLlavaConfig()  # its defaults are the 7B layout, but for the image token's place in the vocabulary
+        config.text_config.vocab_size = PUBLISHED_VOCABULARY
+        return config
 
     def picture(self, section: ModelSection) -> Picture:
         """See `ModelFamily.picture`; a hub id that is not on this machine is taken to be the published 7B model."""
@@ -103,152 +76,29 @@ class VipLlavaFamily:
         views = COUNTS[section.tiles]
         return Picture(side=SCALES[section.tiles] * side, views=views, view_side=side, tokens=views * tokens)
 
-    def objective(self, model: nn.Module, weights: LossWeights) -> Objective:
-        """See `ModelFamily.objective`."""
-        return Objective(model, weights)
+    def spread_positions(self, network: Any) -> None:
+        """See `TransformersFamily.spread_positions`."""
+        embeddings = network.model.vision_tower.embeddings
+        side = embeddings.image_size // embeddings.patch_size
+        spread_positions(embeddings.position_embedding.weight[1:], side)  # row 0 is the class token's
 
-    def export(
-        self, model: nn.Module, processor: Processor, folder: Path, state: dict[str, torch.Tensor], merge_lora: bool = True
-    ) -> None:
-        """Write `state` as a plain transformers folder, or with `merge_lora=False` adapters apart from their base.
-
-        Apart means a peft folder with the adapters and the trained projector; where the base is no folder (the tiny model),
-        it is written beside them as `base/`. The folder appears whole or not at all; an older one is replaced.
-
-        Args:
-            state: full names of `model`, on the CPU. Frozen names may be left out where `model` holds them whole.
-
-        Raises:
-            ValueError: names are missing from `state`, or adapters apart from a trained vision tower.
-        """
-        part = folder.with_name(folder.name + ".part")
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        try:
-            write_network(model, completed(model, state), part, merge_lora)
-            processor.save(part)
-        except BaseException:
-            shutil.rmtree(part, ignore_errors=True)
-            raise
-        shutil.rmtree(folder, ignore_errors=True)
-        part.rename(folder)
-
-    def load_export(self, folder: Path, dtype: torch.dtype) -> tuple[nn.Module, VipLlavaProcessor]:
-        """Open an export, merged or apart, or any local ViP-LLaVA folder, for generation.
-
-        Raises:
-            ValueError: missing folder, another architecture, weights that do not fit, a base that is gone.
-        """
-        folder = Path(folder)
-        processor = load_processor(folder)
-        attention = choose_attention("auto", surroundings(dtype))
-        if not (folder / "adapter_config.json").is_file():
-            check_agreement(processor, read_config(folder), str(folder))
-            return open_weights(folder, dtype, attention).eval(), processor
-        from peft import PeftModel
-
-        base = base_of(folder)
-        check_agreement(processor, read_config(base), base)
-        if not (folder / "adapter_model.safetensors").is_file():
-            raise ValueError(
-                f"{folder}: no adapter_model.safetensors: pickled adapters are not opened, save them as safetensors"
-            )
-        adapted = PeftModel.from_pretrained(open_weights(base, dtype, attention), str(folder), use_safetensors=True)
-        return adapted.get_base_model().eval(), processor  # not merged: in bf16 that would round what was trained
-
-
-@contextmanager
-def seeded(seed: int, purpose: str) -> Iterator[None]:
-    """Initial weights come from torch's global generators: set them for a moment, then give them back as they were."""
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(int(generator(seed, purpose).integers(2**63)))
-        yield
-
-
-def _new_network(config: Any, dtype: torch.dtype, attention: str) -> Any:
-    """A network with random weights, never sharded at birth: it is small, and so its weights are those of its seed under any
-    ZeRO stage and any number of ranks (the sharded way draws in another order). DeepSpeed shards it later.
-    """
-    from transformers.integrations import deepspeed as integration
-
-    reference = integration._hf_deepspeed_config_weak_ref  # transformers can set and unset it, but not tell it
-    live = reference() if reference is not None else None
-    integration.unset_hf_deepspeed_config()
-    try:
-        return VipLlavaForConditionalGeneration._from_config(config, dtype=dtype, attn_implementation=attention)
-    finally:
-        if live is not None:
-            integration.set_hf_deepspeed_config(live)
-
-
-def read_config(path: str | Path) -> Any:
-    """The configuration of a folder or hub id.
-
-    Raises:
-        ValueError: missing, or another architecture than ViP-LLaVA.
-    """
-    local = is_local(path)
-    try:
-        raw, _ = VipLlavaConfig.get_config_dict(str(path), local_files_only=local, trust_remote_code=False)
-    except OSError as error:
-        raise ValueError(f"model.path={path}: no readable config.json: {error}") from error
-    if not raw:
-        raise ValueError(f"model.path={path}: no config.json: give a folder in the transformers layout")
-    found = raw.get("model_type", "unnamed")
-    if found != VipLlavaConfig.model_type:
-        raise ValueError(f"model.path={path}: this is a {found} model; model.family=vip_llava opens model_type vipllava only")
-    return VipLlavaConfig.from_dict(raw)
-
-
-def open_weights(path: str | Path, dtype: torch.dtype, attention: str) -> Any:
-    """The network of a folder or hub id.
-
-    Raises:
-        ValueError: unreadable, incomplete or of other shapes than its config says.
-    """
-    try:
-        network, loading = VipLlavaForConditionalGeneration.from_pretrained(
-            str(path),
-            dtype=dtype,
-            attn_implementation=attention,
-            local_files_only=is_local(path),
-            trust_remote_code=False,
-            use_safetensors=True,  # the other weights are pickles, which may run any program
-            output_loading_info=True,
-        )
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise ValueError(f"model.path={path}: its weights cannot be opened: {error}") from error
-    missing = sorted(loading["missing_keys"])
-    if missing:
-        raise ValueError(f"model.path={path}: {len(missing)} weights are missing, first {missing[0]}: the folder is incomplete")
-    return network
-
-
-def check_agreement(processor: VipLlavaProcessor, config: Any, path: str) -> None:
-    """Raise ValueError with the numbers unless processor and network mean the same image span and vocabulary."""
-    vision = config.vision_config
-    features = (vision.image_size // vision.patch_size) ** 2  # ViP-LLaVA always drops the class token
-    pairs = [
-        ("image size", processor.view_size, vision.image_size, "crop_size in preprocessor_config.json"),
-        ("patch size", processor.patch_size, vision.patch_size, "patch_size in processor_config.json"),
-        (
-            "image tokens",
-            processor.view_tokens,
-            features,
-            "num_additional_image_tokens (1) and vision_feature_select_strategy (default) in processor_config.json",
-        ),
-        ("image token id", processor.image_token_id, config.image_token_id, "image_token_index in config.json"),
-    ]
-    for what, ours, theirs, cure in pairs:
-        if ours != theirs:
-            raise ValueError(
-                f"model.path={path}: {what} is {ours} for the processor and {theirs} for the network: correct {cure}"
-            )
-    vocabulary = config.text_config.vocab_size
-    largest = max(len(processor.tokenizer) - 1, config.image_token_id)
-    if largest >= vocabulary:
-        raise ValueError(f"model.path={path}: token id {largest} is outside the network's vocabulary of {vocabulary}")
+    def check_agreement(self, processor: VipLlavaProcessor, config: Any, path: str) -> None:
+        """See `TransformersFamily.check_agreement`."""
+        vision = config.vision_config
+        features = (vision.image_size // vision.patch_size) ** 2  # ViP-LLaVA always drops the class token
+        pairs = [
+            ("image size", processor.view_size, vision.image_size, "crop_size in preprocessor_config.json"),
+            ("patch size", processor.patch_size, vision.patch_size, "patch_size in processor_config.json"),
+            (
+                "image tokens",
+                processor.view_tokens,
+                features,
+                "num_additional_image_tokens (1) and vision_feature_select_strategy (default) in processor_config.json",
+            ),
+            ("image token id", processor.image_token_id, config.image_token_id, "image_token_index in config.json"),
+        ]
+        check_pairs(pairs, path)
+        check_vocabulary(len(processor.tokenizer), config.image_token_id, config.text_config.vocab_size, path)
 
 
 __all__ = ["VipLlavaFamily", "VipLlavaProcessor", "freeze_groups", "load_processor", "parameter_counts"]

@@ -1,23 +1,20 @@
 """Texts and pictures of ViP-LLaVA <-> numbers. One frame serves training, evaluation and prediction.
 
-Wraps the transformers processor of a checkpoint folder and takes from it the tokenizer, the chat template, the image
-statistics and the sizes. A picture may be shown as several views (models/tiles.py): each has an image span of its own in the prompt,
-which the network fills in order. Knows nothing of weights; safe to call from many threads.
+A picture may be shown as several views (models/tiles.py): each has an image span of its own in the prompt, which the network fills
+in order.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
-from PIL import Image
+import torch
 
 from medclm.config import Tiles
-from medclm.models.tiles import COUNTS, SCALES, WHOLE, views_of
+from medclm.models.processor import WrappedProcessor, is_local, templated
+from medclm.models.tiles import COUNTS, WHOLE
 
 PREAMBLE = (
     "A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, detailed, and "
@@ -26,10 +23,9 @@ PREAMBLE = (
 FRAME = PREAMBLE + "###Human: {image}\n{question}###Assistant:"
 STORED = "medclm_processor.json"
 """Beside the transformers files of a model that sees several views: how many. Without it, one."""
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
-class VipLlavaProcessor:
+class VipLlavaProcessor(WrappedProcessor):
     """A `Processor` (models/protocol.py) over a transformers `LlavaProcessor`."""
 
     def __init__(self, inner: Any, tiles: Tiles = WHOLE) -> None:
@@ -42,115 +38,42 @@ class VipLlavaProcessor:
         Raises:
             ValueError: no image token, no end or pad token, a template that loses the question, sizes that are not stated.
         """
-        self.inner = inner
-        self.tokenizer = inner.tokenizer
-        self._backend = self.tokenizer.backend_tokenizer
-        self._backend.no_padding()  # stored settings of some folders would pad or cut behind our back
-        self._backend.no_truncation()
-        self.tiles = tiles
-        self.view_size = int(inner.image_processor.crop_size["height"])
-        self.image_size = SCALES[tiles] * self.view_size
-        self.patch_size: int = _stated(inner, "patch_size", "14")
-        self.view_tokens: int = self._count_view_tokens()
-        self.image_tokens = COUNTS[tiles] * self.view_tokens
-        self.image_token_id = int(inner.image_token_id)
-        self.eos_id = _token(self.tokenizer, "eos")
-        self.pad_id = _token(self.tokenizer, "pad")
-        self._spaced = self._backend.encode("x", add_special_tokens=False).tokens[0].startswith("\u2581")
-        self._before, self._after = self._frame()
-        self._scale, self._shift = _normalisation(inner.image_processor)
+        side = int(inner.image_processor.crop_size["height"])
+        patch_size: int = _stated(inner, "patch_size", "14")
+        tokens = _count_view_tokens(inner, side // patch_size)
+        super().__init__(inner, view_size=side, patch_size=patch_size, view_tokens=tokens, tiles=tiles)
 
-    def prompt_ids(self, question: str) -> list[int]:
-        """Ids of the framed question with the span of each view expanded; the beginning-of-sequence token included.
-
-        Raises:
-            ValueError: the question itself contains the image token.
-        """
-        ids = self._backend.encode(f"{self._before}{question}{self._after}").ids
-        if ids.count(self.image_token_id) != COUNTS[self.tiles]:
-            raise ValueError(f"question {question!r} contains the image token {self.inner.image_token}: remove it")
-        return [one for i in ids for one in ([i] * self.view_tokens if i == self.image_token_id else [i])]
-
-    def text_ids(self, text: str) -> list[int]:
-        """Ids of a piece of target text without special tokens: decoded pieces joined are the joined texts."""
-        if not self._spaced:
-            return list(self._backend.encode(text, add_special_tokens=False).ids)
-        # A SentencePiece tokenizer puts a space before whatever it is given. A line break, which never merges with what
-        # follows, takes that space, and both are cut off again.
-        anchor = self._backend.encode("\n", add_special_tokens=False).ids
-        return list(self._backend.encode("\n" + text, add_special_tokens=False).ids[len(anchor) :])
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text up to the first end of sequence, special tokens dropped."""
-        kept = [int(i) for i in ids]
-        kept = kept[: kept.index(self.eos_id)] if self.eos_id in kept else kept
-        return str(self._backend.decode(kept, skip_special_tokens=True))
-
-    def pixel_values(self, image: Image.Image) -> np.ndarray:
-        """(V, 3, S, S) float32: the views, scaled and normalised as the checkpoint's image processor does.
-
-        Raises:
-            ValueError: the picture is not the square of side `image_size`.
-        """
-        if image.size != (self.image_size, self.image_size):
-            raise ValueError(
-                f"image is {image.width} x {image.height} pixels, the model takes {self.image_size} x {self.image_size}"
-            )
-        views = views_of(image.convert("RGB"), self.tiles)
-        pixels_vhwc = np.stack([np.asarray(view, dtype=np.float32) for view in views])
-        return np.ascontiguousarray((pixels_vhwc * self._scale + self._shift).transpose(0, 3, 1, 2))
-
-    def position_ids(self, ids: Sequence[int]) -> np.ndarray:
-        """(1, T) int64: 0, 1, 2, ..."""
-        return np.arange(len(ids), dtype=np.int64)[None]
-
-    def check_image_span(self, ids: Sequence[int]) -> None:
-        """Raise ValueError unless the image token stands exactly once per vision feature."""
-        found = int(np.count_nonzero(np.asarray(ids) == self.image_token_id))
-        if found != self.image_tokens:
-            raise ValueError(
-                f"the sequence has {found} image tokens, the vision tower gives {self.image_tokens} features for "
-                f"{COUNTS[self.tiles]} view(s) of {self.view_size} px and patches of {self.patch_size} px: a text contains "
-                f"{self.inner.image_token}, or it was cut"
-            )
-
-    def save(self, folder: Path) -> None:
-        """Write tokenizer, image processor and chat template in the transformers layout, and beside them the views."""
-        self.inner.save_pretrained(folder)
-        if self.tiles != WHOLE:  # in a file of its own: transformers drops what it does not know from processor_config.json
-            (folder / STORED).write_text(json.dumps({"tiles": self.tiles}) + "\n", encoding="utf-8")
-
-    def _count_view_tokens(self) -> int:
-        """Number of image tokens of one view, as transformers' LlavaProcessor counts them."""
-        side = self.view_size // self.patch_size
-        extra = _stated(self.inner, "num_additional_image_tokens", "1")
-        strategy = _stated(self.inner, "vision_feature_select_strategy", "default", kind=str)
-        return int(side * side + extra - (strategy == "default"))
-
-    def _frame(self) -> tuple[str, str]:
-        """What stands before and after the question: the chat template if the folder has one, else the family's own.
+    def framed(self, question: str) -> str:
+        """By the chat template if the folder has one, else the family's own frame.
 
         Several views stand there as several pictures would. What the template puts between pictures, a line break as a rule, tells
         the language model where a view ends, and plain transformers makes the same prompt of as many pictures in one message.
         """
-        slot, views = "QUESTIONSLOT", COUNTS[self.tiles]
+        views = COUNTS[self.tiles]
         if self.inner.chat_template:
-            content = [*[{"type": "image"}] * views, {"type": "text", "text": slot}]
-            framed = self.inner.apply_chat_template(
-                [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-            )
-        else:
-            framed = FRAME.format(image="\n".join([self.inner.image_token] * views), question=slot)
-        bos = self.tokenizer.bos_token
-        if bos and framed.startswith(bos):  # the tokenizer adds it
-            framed = framed[len(bos) :]
-        before, found, after = framed.partition(slot)
-        if not found or before.count(self.inner.image_token) + after.count(self.inner.image_token) != views:
-            wanted = "one" if views == 1 else f"{views} times (model.tiles={self.tiles})"
-            raise ValueError(
-                f"the processor's chat template must show the question and {wanted} {self.inner.image_token}: it gave {framed!r}"
-            )
-        return before, after
+            return templated(self.inner, question, views)
+        return FRAME.format(image="\n".join([self.inner.image_token] * views), question=question)
+
+    def save(self, folder: Path) -> None:
+        """Write tokenizer, image processor and chat template in the transformers layout, and beside them the views."""
+        super().save(folder)
+        if self.tiles != WHOLE:  # in a file of its own: transformers drops what it does not know from processor_config.json
+            (folder / STORED).write_text(json.dumps({"tiles": self.tiles}) + "\n", encoding="utf-8")
+
+    def image_inputs(self, pixels_ichw: torch.Tensor) -> dict[str, torch.Tensor]:
+        """See `Processor.image_inputs`: the pixels as they are."""
+        return {"pixel_values": pixels_ichw}
+
+    def position_ids(self, ids_bt: torch.Tensor, places_bt: torch.Tensor | None = None) -> torch.Tensor | None:
+        """See `Processor.position_ids`: places are positions."""
+        return places_bt
+
+
+def _count_view_tokens(inner: Any, side: int) -> int:
+    """Number of image tokens of a view of `side` x `side` patches as transformers' LlavaProcessor counts them."""
+    extra = _stated(inner, "num_additional_image_tokens", "1")
+    strategy = _stated(inner, "vision_feature_select_strategy", "default", kind=str)
+    return int(side * side + extra - (strategy == "default"))
 
 
 def load_processor(path: str | Path, tiles: Tiles | None = None) -> VipLlavaProcessor:
@@ -195,38 +118,8 @@ def stored_tiles(folder: Path) -> Tiles:
     raise ValueError(f"{folder / STORED}: tiles={said!r}: this version knows {', '.join(known)}: use the one that wrote it")
 
 
-def is_local(path: str | Path) -> bool:
-    """True for a folder; False for a hub id (`owner/name`), the only thing that is ever fetched.
-
-    Raises:
-        ValueError: neither.
-    """
-    if Path(path).is_dir():
-        return True
-    if isinstance(path, Path) or not HUB_ID.fullmatch(path):
-        raise ValueError(f"model.path={path}: no such folder; give a folder in the transformers layout, a hub id or `tiny`")
-    return False
-
-
 def _stated(inner: Any, name: str, usual: str, kind: type = int) -> Any:
     value = getattr(inner, name, None)
     if value is None:
         raise ValueError(f"the processor does not state {name}: write it into processor_config.json ({usual} for ViP-LLaVA 7B)")
     return kind(value)
-
-
-def _token(tokenizer: Any, which: str) -> int:
-    value = getattr(tokenizer, f"{which}_token_id")
-    if value is None:
-        raise ValueError(f"the tokenizer has no {which} token: name one in tokenizer_config.json")
-    return int(value)
-
-
-def _normalisation(image_processor: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Factor and offset per channel, (3,) float32 each, that turn 0..255 into the vision tower's input."""
-    scale = float(image_processor.rescale_factor) if image_processor.do_rescale else 1.0
-    if not image_processor.do_normalize:
-        return np.full(3, scale, np.float32), np.zeros(3, np.float32)
-    mean = np.asarray(image_processor.image_mean, np.float64)
-    std = np.asarray(image_processor.image_std, np.float64)
-    return (scale / std).astype(np.float32), (-mean / std).astype(np.float32)

@@ -301,7 +301,7 @@ def rank_process(runner, rank):
 
 
 @pytest.mark.parametrize("ds_name", ["zero2", "zero3", "zero3_offload"])
-@pytest.mark.parametrize("recipe", ["demo", "vip_llava_7b", "vip_llava_7b_lora"])
+@pytest.mark.parametrize("recipe", ["demo", "vip_llava_7b", "vip_llava_7b_lora", "qwen3_vl_4b_lora"])
 def test_every_recipe_plans_with_every_memory_layout(recipe, ds_name, capsys):
     arguments = [
         "--deepspeed",

@@ -10,7 +10,7 @@ from medclm.distributed import Ranks
 from medclm.ds_config import fill, read_json
 from medclm.engine import Device, Engine, connect, sharded_weights
 from medclm.models.objective import Objective
-from medclm.testing import tiny_network, tiny_section
+from medclm.testing import tiny_network, tiny_processor, tiny_section
 from medclm.types import LossWeights
 from tests.numerics.test_gradients import FLAGS, MICRO, batches_of
 from tests.ranks import run_ranks
@@ -61,7 +61,7 @@ def dropping(rank, world_size, corpus_folder, ds_file):
             network = tiny_network(tiny_section())
     else:
         network = tiny_network(tiny_section())
-    engine = Engine(Objective(network, LossWeights(0.8, 0.2, 1.0)), recipe, ds_config, device)
+    engine = Engine(Objective(network, tiny_processor(), LossWeights(0.8, 0.2, 1.0)), recipe, ds_config, device)
     step = StagedStep(engine, recipe.train, Ranks(rank, rank, world_size), recipe.run.seed)
     batches = batches_of(corpus_folder, rank=rank, world_size=world_size, micro=MICRO)
     parameter = next(parameter for parameter in network.parameters() if parameter.requires_grad)
@@ -114,7 +114,7 @@ def fingerprint(rank, world_size, ds_file, seed):
     connect(recipe.engine, device)
     ds_config = fill(read_json(ds_file), recipe, world_size=world_size, bf16=False, accelerator=False)
     network = tiny_network(tiny_section(freeze_vision_tower=True), seed=seed)
-    return Engine(Objective(network, LossWeights(0.8, 0.2, 1.0)), recipe, ds_config, device).fingerprint()
+    return Engine(Objective(network, tiny_processor(), LossWeights(0.8, 0.2, 1.0)), recipe, ds_config, device).fingerprint()
 
 
 def test_the_fingerprint_knows_frozen_weights_at_any_number_of_ranks_and_in_any_layout(pytestconfig):

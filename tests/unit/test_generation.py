@@ -26,7 +26,7 @@ def requests(count: int = 6) -> list[Request]:
 def taught() -> torch.nn.Module:
     """A network that has learned to answer with texts of different lengths and to stop."""
     network = tiny_network(processor=PROCESSOR, seed=1)
-    objective = Objective(network, LossWeights(0.8, 0.2, 1.0))
+    objective = Objective(network, PROCESSOR, LossWeights(0.8, 0.2, 1.0))
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
     rows = [(request, " left kidney" * (1 + i % 3)) for i, request in enumerate(requests())]
     encoded = [
@@ -38,7 +38,6 @@ def taught() -> torch.nn.Module:
                 Sample(request.id, row, 0, Stage.HARD, request.image, request.question, "", text),
                 EncodedSample(
                     input_ids=np.array(prompt + target),
-                    position_ids=PROCESSOR.position_ids(prompt + target),
                     segments=np.array([0] * len(prompt) + [2] * len(target), dtype=np.uint8),
                     pixel_values=PROCESSOR.pixel_values(request.image),
                 ),

@@ -222,7 +222,7 @@ def test_a_micro_batch_has_the_promised_shape(renderer: Renderer) -> None:
         assert int(lengths.sum()) == len(batch.input_ids)
         assert int(lengths.max()) == batch.longest
         assert (batch.input_ids[batch.bounds[1:] - 1] == renderer.processor.eos_id).all()
-        assert batch.position_ids.tolist() == [[place for length in lengths.tolist() for place in range(length)]]
+        assert batch.places.tolist() == [place for length in lengths.tolist() for place in range(length)]
         assert batch.targets.tolist() == batch.segments.nonzero()[:, 0].tolist()
         assert batch.target_samples.tolist() == [int((batch.bounds[1:] <= place).sum()) for place in batch.targets]
         assert batch.stages.tolist() == wanted.stages[batch.positions].tolist()
@@ -267,7 +267,7 @@ def test_only_submitted_batches_are_held_and_misuse_is_told(renderer: Renderer) 
 @settings(max_examples=30)
 def test_micro_batches_share_the_samples_evenly(count: int, micro: int, seed: int) -> None:
     lengths = np.random.default_rng(seed).integers(1, 200, count * micro)
-    samples = [(None, EncodedSample(np.zeros(n, np.int64), np.zeros((1, n)), np.zeros(n), np.zeros(0))) for n in lengths]
+    samples = [(None, EncodedSample(np.zeros(n, np.int64), np.zeros(n), np.zeros(0))) for n in lengths]
     parts = balanced(samples, micro)
     assert [len(part) for part in parts] == [micro] * count
     assert sorted(map(id, samples)) == sorted(id(sample) for part in parts for sample in part)

@@ -32,7 +32,7 @@ from medclm.exports import add_evaluations
 from medclm.markdown import code, escape
 from medclm.model_card import CARD, FACTS, evaluation, render_card, training_facts, with_evaluations
 from medclm.models.asking import asking_code, asking_facts
-from medclm.models.tiles import views_of
+from medclm.models.tiles import SCALES, views_of
 from medclm.testing import tiny_processor, tiny_section
 from medclm.types import Box
 
@@ -346,7 +346,9 @@ def test_scores_are_added_without_reading_markdown(tmp_path: Path) -> None:
 def functions(side: int, data: DataSection, tiles: Tiles = "1") -> dict[str, Any]:
     """`square` and `boxes` of the card's code, and `views` where there are several."""
     found: dict[str, Any] = {}
-    exec(asking_code(side=side, tiles=tiles, data=data, before="", after="").split("processor =")[0], found)
+    view = side // SCALES[tiles]
+    processor = tiny_processor(tiny_section(image_size=view, patch_size=8, tiles=tiles))
+    exec(asking_code(processor, data).split("processor =")[0], found)
     return found
 
 

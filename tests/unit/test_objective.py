@@ -44,7 +44,6 @@ def rendered(position: int, stage: Stage, question: str, rationale: str, answer:
     sample = Sample(str(position), position, 0, stage, Image.new("RGB", (32, 32)), question, rationale, answer)
     return sample, EncodedSample(
         input_ids=np.array(ids),
-        position_ids=PROCESSOR.position_ids(ids),
         segments=np.array(kinds, dtype=np.uint8),
         pixel_values=picture(question).numpy()[None],
     )
@@ -102,7 +101,7 @@ def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
 def test_losses_equal_the_oracle(samples: list[tuple[Stage, str, str, str]]) -> None:
     batch = collate(samples)
     with torch.no_grad():
-        found, expected = Objective(NETWORK, LossWeights(0.8, 0.2, 1.0))(batch), oracle(batch)
+        found, expected = Objective(NETWORK, PROCESSOR, LossWeights(0.8, 0.2, 1.0))(batch), oracle(batch)
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-6)
     assert found.target_tokens == sum(count_targets(batch))
@@ -114,12 +113,13 @@ def test_gradients_equal_the_oracle(attention: str) -> None:
     network = tiny_network(tiny_section(attention=attention), processor=PROCESSOR)
     batch = collate(TEXTS)
     assert_close(
-        gradients(network, Objective(network, LossWeights(0.8, 0.2, 1.0))(batch).loss), gradients(NETWORK, oracle(batch).loss)
+        gradients(network, Objective(network, PROCESSOR, LossWeights(0.8, 0.2, 1.0))(batch).loss),
+        gradients(NETWORK, oracle(batch).loss),
     )
 
 
 def test_a_mixed_batch_has_the_mean_of_its_samples_gradients() -> None:
-    objective = Objective(NETWORK, LossWeights(0.7, 0.3, 1.0))
+    objective = Objective(NETWORK, PROCESSOR, LossWeights(0.7, 0.3, 1.0))
     mixed = gradients(NETWORK, objective(collate(TEXTS)).loss)
     single = [gradients(NETWORK, objective(collate([sample])).loss) for sample in TEXTS]
     assert_close(mixed, {name: torch.stack([grads[name] for grads in single]).mean(0) for name in mixed})
@@ -127,15 +127,15 @@ def test_a_mixed_batch_has_the_mean_of_its_samples_gradients() -> None:
 
 def test_a_samples_gradient_is_the_weighted_sum_of_its_parts() -> None:
     batch = collate(TEXTS[:1])
-    whole = gradients(NETWORK, Objective(NETWORK, LossWeights(0.8, 0.2, 1.0))(batch).loss)
-    answer = gradients(NETWORK, Objective(NETWORK, LossWeights(1.0, 0.0, 1.0))(batch).loss)
-    rationale = gradients(NETWORK, Objective(NETWORK, LossWeights(0.0, 1.0, 1.0))(batch).loss)
+    whole = gradients(NETWORK, Objective(NETWORK, PROCESSOR, LossWeights(0.8, 0.2, 1.0))(batch).loss)
+    answer = gradients(NETWORK, Objective(NETWORK, PROCESSOR, LossWeights(1.0, 0.0, 1.0))(batch).loss)
+    rationale = gradients(NETWORK, Objective(NETWORK, PROCESSOR, LossWeights(0.0, 1.0, 1.0))(batch).loss)
     assert_close(whole, {name: 0.8 * answer[name] + 0.2 * rationale[name] for name in whole})
 
 
 def test_a_hard_samples_loss_is_its_weighted_answer_loss() -> None:
     batch = collate(TEXTS)
-    full, light = (Objective(NETWORK, LossWeights(0.8, 0.2, hard))(batch) for hard in (1.0, 0.25))
+    full, light = (Objective(NETWORK, PROCESSOR, LossWeights(0.8, 0.2, hard))(batch) for hard in (1.0, 0.25))
     hard = batch.stages == Stage.HARD
     assert hard.any()
     assert not hard.all()
@@ -159,7 +159,7 @@ def test_only_positions_that_predict_a_target_reach_the_head() -> None:
     network = tiny_network(processor=PROCESSOR)
     network.lm_head = Recorder(network.lm_head)
     batch = collate(TEXTS)
-    Objective(network, LossWeights(0.8, 0.2, 1.0))(batch)
+    Objective(network, PROCESSOR, LossWeights(0.8, 0.2, 1.0))(batch)
     expected = []
     for sample, (ids_1t, _, pixels, _) in zip(TEXTS, apart(batch), strict=True):
         with torch.no_grad():
@@ -185,7 +185,7 @@ def test_no_sample_sees_another(seed: int) -> None:
     vocabulary = NETWORK.config.text_config.vocab_size
     noisy[first:end][words] = torch.from_numpy(draw.integers(PROCESSOR.image_token_id + 1, vocabulary, int(words.sum())))
     pixels[changed] += 1
-    objective = Objective(NETWORK, LossWeights(0.8, 0.2, 1.0))
+    objective = Objective(NETWORK, PROCESSOR, LossWeights(0.8, 0.2, 1.0))
     with torch.no_grad():
         clean, dirty = objective(batch), objective(Batch(**{**vars(batch), "input_ids": noisy, "pixel_values": pixels}))
     others = [row for row in range(len(TEXTS)) if row != changed]
@@ -197,17 +197,17 @@ def test_a_batch_without_targets_runs_the_head_and_gives_zero_gradients() -> Non
     batch = collate(TEXTS[:2])
     batch.segments.zero_()
     batch.targets = batch.target_samples = torch.zeros(0, dtype=torch.int64)
-    losses = Objective(NETWORK, LossWeights(0.8, 0.2, 1.0))(batch)
+    losses = Objective(NETWORK, PROCESSOR, LossWeights(0.8, 0.2, 1.0))(batch)
     grads = gradients(NETWORK, losses.loss)
     assert losses.loss.item() == 0.0
     assert losses.target_tokens == 0
     assert "lm_head.weight" in grads
     assert all(grad.abs().max() == 0 for grad in grads.values())
-    assert set(grads) == set(gradients(NETWORK, Objective(NETWORK, LossWeights(0.8, 0.2, 1.0))(collate(TEXTS)).loss))
+    assert set(grads) == set(gradients(NETWORK, Objective(NETWORK, PROCESSOR, LossWeights(0.8, 0.2, 1.0))(collate(TEXTS)).loss))
 
 
 def test_token_normalisation_is_global_whatever_the_micro_batches() -> None:
-    objective = Objective(NETWORK, LossWeights(0.8, 0.2, 1.0))
+    objective = Objective(NETWORK, PROCESSOR, LossWeights(0.8, 0.2, 1.0))
     answer, rationale = count_targets(collate(TEXTS))
     whole = gradients(NETWORK, objective(collate(TEXTS), TokenCounts(answer, rationale, 1)).loss)
     parts = [collate(TEXTS[:1]), collate(TEXTS[1:])]
@@ -231,16 +231,16 @@ def test_token_normalisation_is_global_whatever_the_micro_batches() -> None:
 
 def test_losses_are_float32_in_a_bf16_network() -> None:
     network = VipLlavaFamily().build(tiny_section(), PROCESSOR, torch.bfloat16, 0)
-    losses = Objective(network, LossWeights(0.8, 0.2, 1.0))(collate(TEXTS))
+    losses = Objective(network, PROCESSOR, LossWeights(0.8, 0.2, 1.0))(collate(TEXTS))
     assert {value.dtype for value in losses[:4]} == {torch.float32}
     with torch.no_grad():
-        exact = Objective(NETWORK, LossWeights(0.8, 0.2, 1.0))(collate(TEXTS))
+        exact = Objective(NETWORK, PROCESSOR, LossWeights(0.8, 0.2, 1.0))(collate(TEXTS))
     torch.testing.assert_close(losses.sample, exact.sample, rtol=0.02, atol=0.02)
 
 
 def test_recomputed_activations_give_the_same_gradients() -> None:
     network = tiny_network(processor=PROCESSOR)
-    objective = Objective(network, LossWeights(0.8, 0.2, 1.0)).train()
+    objective = Objective(network, PROCESSOR, LossWeights(0.8, 0.2, 1.0)).train()
     kept = gradients(network, objective(collate(TEXTS)).loss)
     network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     assert_close(gradients(network, objective(collate(TEXTS)).loss), kept)
