@@ -184,7 +184,7 @@ def test_another_squares_positions_come_from_the_same_weights(exported: Path) ->
     processor = load_processor(exported, 96)
     network = build(exported).eval()
     ids = torch.tensor([processor.prompt_ids("Why?")])
-    inputs = processor.image_inputs(torch.from_numpy(processor.pixel_values(picture(side=96)))
+    inputs = processor.image_inputs(torch.from_numpy(processor.pixel_values(picture(side=96))))
     with torch.no_grad():
         found = network(input_ids=ids, position_ids=processor.position_ids(ids), **inputs).logits
         expected = network(input_ids=ids, mm_token_type_ids=(ids == processor.image_token_id).int(), **inputs).logits
