@@ -10,6 +10,11 @@ the same AdamW, schedule and clipping. Each run is fresh processes; sides take t
 forward, backward and AdamW on rendered batches without sharding or communication, so nothing that trains this model can be faster.
 The losses of the first steps are compared; the table comes last, everything is in benchmarks/results/throughput.json.
 
+Processor time (all threads of a rank and its loader workers, the mean over ranks) is given beside the wall clock: on a machine that others
+use too, it is the steadier of the two, though a busy one inflates it as well; only figures of one table compare. Peak memory is
+resident memory of a rank, libraries and all (`bare` holds its rendered batches in it). What the peers may not do here is sort samples
+by length (group_by_length): the batches would be others.
+
 TRL is not a dependency of this project: benchmarks/requirements.txt pins it, and without it its line says why it did not run.
 """
 
@@ -140,7 +145,7 @@ def speed_table(sides: dict[str, Side], prepared: "Prepared", warmup: int, diffe
         "tokens/s",
         "ms a step",
         "CPU ms a step",
-        "ours is",
+        "by CPU",
         "peak MiB a rank",
         "loss differs by",
     ):
@@ -270,7 +275,14 @@ def report(arguments: argparse.Namespace, prepared: "Prepared", sides: dict[str,
                 f"{name}: first losses {', '.join(f'{loss:.7f}' for loss in side.runs[0]['losses'])}", highlight=False
             )
     written = {
-        "arguments": {key: str(value) for key, value in vars(arguments).items()},
+        "shape": arguments.shape,
+        "layers": arguments.layers,
+        "device": arguments.device,
+        "ranks": arguments.ranks,
+        "steps": arguments.steps,
+        "warmup": arguments.warmup,
+        "ds_config": arguments.ds_config.name,
+        "recipe": arguments.recipe,
         "versions": package_versions(),
         "loader_workers": workers,
         "parameters": prepared.parameters,
