@@ -36,7 +36,7 @@ class ImageFrame:
     """pad: centred on a black square, then resized; stretch: both sides resized to S."""
 
     def place(self, image: Image.Image) -> Image.Image:
-        """The (S, S) picture of an RGB image of `width` x `height` pixels; low-pass filtered when it shrinks.
+        """The (S, S) picture of an RGB or grey image of `width` x `height` pixels, in its mode; low-pass filtered when it shrinks.
 
         Raises:
             ValueError: the picture has another size than the frame was made for.
