@@ -50,8 +50,7 @@ class ImageFrame:
             image = square
         if image.size == (self.side, self.side):
             return image
-        # Large scans are first averaged over whole pixels, down to three times the side: half the time, half a grey level off.
-        return image.resize((self.side, self.side), Image.Resampling.BICUBIC, reducing_gap=3.0)
+        return shrink(image, (self.side, self.side))
 
     def to_square_px(self, box_unit: Box) -> Box:
         """A unit box of the stored image in pixels of the square."""
@@ -129,6 +128,12 @@ class ImageFrame:
             return self.width, self.height
         scale_x, scale_y, _, _ = self._affine()
         return scale_x, scale_y
+
+
+def shrink(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """A picture in (width, height) pixels, low-pass filtered; enlarged where it is smaller."""
+    # Large scans are first averaged over whole pixels, down to three times the side: half the time, half a grey level off.
+    return image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
 
 
 def _clip(number: float, largest: float) -> float:
