@@ -43,14 +43,21 @@ class ImageFrame:
         """
         if image.size != (self.width, self.height):
             raise ValueError(f"image is {image.size[0]} x {image.size[1]} pixels, its row says {self.width} x {self.height}")
-        if self.fit == "pad" and self.width != self.height:
-            left, top, longest = self._padding()
-            square = Image.new(image.mode, (longest, longest))
-            square.paste(image, (left, top))
-            image = square
+        if self.fit == "pad":
+            image = self.pad(image)
         if image.size == (self.side, self.side):
             return image
-        return shrink(image, (self.side, self.side))
+        # Large scans are first averaged over whole pixels, down to three times the side: half the time, half a grey level off.
+        return image.resize((self.side, self.side), Image.Resampling.BICUBIC, reducing_gap=3.0)
+
+    def pad(self, image: Image.Image) -> Image.Image:
+        """The image of `width` x `height` pixels centred on a black square."""
+        if self.width == self.height:
+            return image
+        left, top, longest = self._padding()
+        square = Image.new(image.mode, (longest, longest))
+        square.paste(image, (left, top))
+        return square
 
     def to_square_px(self, box_unit: Box) -> Box:
         """A unit box of the stored image in pixels of the square."""
@@ -128,12 +135,6 @@ class ImageFrame:
             return self.width, self.height
         scale_x, scale_y, _, _ = self._affine()
         return scale_x, scale_y
-
-
-def shrink(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """A picture in (width, height) pixels, low-pass filtered; enlarged where it is smaller."""
-    # Large scans are first averaged over whole pixels, down to three times the side: half the time, half a grey level off.
-    return image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
 
 
 def _clip(number: float, largest: float) -> float:
