@@ -35,7 +35,7 @@ def main() -> None:
 
     dtype = torch.bfloat16 if wants_bf16(section, device) else torch.float32
     network = models.build(recipe.model, renderer.processor, dtype, recipe.run.seed).to(device.name).train()
-    objective = models.objective(network, LossWeights(answer=0.5, rationale=0.5, hard=0.5))
+    objective = models.objective(network, renderer.processor, LossWeights(answer=0.5, rationale=0.5, hard=0.5))
     trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
         parameter_groups(objective, section.weight_decay),
@@ -53,7 +53,7 @@ def main() -> None:
         of_step = []
         for slots_m in slots_Am:
             samples = [renderer.render(row, position, Stage(stage)) for row, position, stage in plan_G3[slots_m].tolist()]
-            of_step.append(collate(samples, renderer.processor.pad_id))
+            of_step.append(collate(samples))
         ready.append(of_step)
     for step, micro_batches in enumerate(ready):
         for batch in micro_batches:

@@ -18,8 +18,9 @@ from medclm.curriculum.registry import make_policy
 from medclm.data.render import Renderer
 from medclm.data.shards import Corpus
 from medclm.data.stream import Stream
-from medclm.models.tiny import IMAGE, spread_positions, tiny_config, tiny_transformers_processor
-from medclm.models.vip_llava import VipLlavaFamily, VipLlavaProcessor, seeded
+from medclm.models.tiny import IMAGE, tiny_config, tiny_transformers_processor
+from medclm.models.vip_llava import VipLlavaFamily, VipLlavaProcessor
+from medclm.models.weights import seeded
 from medclm.types import Segment, Stage
 from train.corpora import corpus_folder, training_texts
 from train.main import DEMO
@@ -134,7 +135,7 @@ def _write_weights(shape: Shape, recipe: Recipe, corpus: Corpus, folder: Path, l
     with seeded(recipe.run.seed, "benchmark.weights"):
         network = VipLlavaForConditionalGeneration._from_config(config, dtype=dtype)
     if not shape.published:
-        spread_positions(network)
+        VipLlavaFamily().spread_positions(network)
     VipLlavaFamily().export(network, processor, folder, dict(network.state_dict()))
     return folder, sum(parameter.numel() for parameter in network.parameters())
 

@@ -59,5 +59,5 @@ def collate(samples: Sequence[EncodedSample], pad_id: int) -> dict[str, torch.Te
         mask[row, :length] = 1
         targets = np.where(sample.segments != Segment.CONTEXT, sample.input_ids, IGNORED)
         labels[row, :length] = torch.from_numpy(targets)
-    pixels = torch.from_numpy(np.stack([sample.pixel_values for sample in samples]))
+    pixels = torch.from_numpy(np.concatenate([sample.pixel_values for sample in samples]))
     return {"input_ids": input_ids, "attention_mask": mask, "labels": labels, "pixel_values": pixels}

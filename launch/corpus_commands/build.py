@@ -75,6 +75,7 @@ def _build(args: argparse.Namespace) -> int:
         patient_pattern=getattr(args, "patient_pattern", None),
         table=read_table(args.organ_table) if getattr(args, "organ_table", None) else TABLE,
         segmenter=get_segmenter(args.segmenter) if getattr(args, "segmenter", None) else None,
+        longest_side=args.longest_side,
         near_duplicates=args.near_duplicates == "together" and not public,
         exclusions=exclusions(args.verdicts) if args.verdicts else {},
         workers=args.workers,
@@ -136,6 +137,13 @@ def _add_building(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--images-per-part", type=int, default=64, help="what a killed worker loses at most (default %(default)s)"
+    )
+    group.add_argument(
+        "--longest-side",
+        type=int,
+        metavar="N",
+        help="store larger pictures shrunk to N pixels, best the side of the model's square (336 for ViP-LLaVA): smaller and several "
+        "times as fast to read, but no model with a larger square may train on it (default: as they come)",
     )
     group.add_argument(
         "--task",

@@ -36,6 +36,7 @@ from medclm.corpus.contract import (
 from medclm.corpus.drafting import draft_checked
 from medclm.corpus.finalise import BuildReport, EverythingRejected, finalise
 from medclm.corpus.ids import Ids
+from medclm.corpus.longest_side import within
 from medclm.corpus.organs import TABLE, Plausible
 from medclm.corpus.parts import PartRow, write_part
 from medclm.corpus.rows import image_rows, reject_row
@@ -70,6 +71,8 @@ class BuildOptions:
     """Plausible organs by class."""
     segmenter: AnatomySegmenter | None = None
     """Finds organs that a source does not name."""
+    longest_side: int | None = None
+    """Pictures are stored with no side longer than this many pixels; None = as they come."""
     near_duplicates: bool = True
     """Find pictures of different patients that show one exposure, and split those patients together."""
     exclusions: Mapping[str, str] = field(default_factory=dict)
@@ -83,6 +86,10 @@ class BuildOptions:
         for name, least in (("workers", 1), ("images_per_part", 1), ("retries", 0), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)}: give at least {least}")
+        if self.longest_side is not None and self.longest_side < 16:
+            raise ValueError(
+                f"--longest-side {self.longest_side}: give at least 16 pixels, at best the side of the model's square"
+            )
         if self.patient_pattern is not None:
             try:
                 groups = re.compile(self.patient_pattern).groups
@@ -152,6 +159,7 @@ def _open(source: Source, writer: Writer, out: Path, options: BuildOptions) -> t
         "id_key": options.ids.fingerprint,
         "patient_pattern": options.patient_pattern,
         "near_duplicates": options.near_duplicates,
+        "longest_side": options.longest_side,
         "anatomy": _digest([_plain(dict(options.table)), options.segmenter.name if options.segmenter else None]),
     }
     described = {
@@ -163,6 +171,8 @@ def _open(source: Source, writer: Writer, out: Path, options: BuildOptions) -> t
         "id_key": options.ids.fingerprint,
         "options": dict(options.settings),
     }
+    if options.longest_side is not None:
+        described["longest_side"] = options.longest_side
     plan = {"rule": options.split.to_json(), "seed": options.seed, "builder": described}
     return open_work(out, settings, plan, -(-len(source) // options.images_per_part)), plan
 
@@ -312,7 +322,8 @@ def build_part(source: Source, writer: Writer, number: int, path: Path, options:
         some = range(start, min(start + _IMAGES_AT_ONCE, indices.stop))
         for linked, drafts, rejects in _drafted(source, writer, some, options):
             if linked is not None:
-                rows += image_rows(linked, drafts, options.ids, fingerprints=options.near_duplicates)
+                stored = within(linked, options.longest_side)
+                rows += image_rows(stored, drafts, options.ids, fingerprints=options.near_duplicates)
             rows += [reject_row(reject) for reject in rejects]
     write_part(path, rows)
     kinds = Counter(row.kind for row in rows)

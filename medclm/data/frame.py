@@ -36,22 +36,28 @@ class ImageFrame:
     """pad: centred on a black square, then resized; stretch: both sides resized to S."""
 
     def place(self, image: Image.Image) -> Image.Image:
-        """The (S, S) picture of an RGB image of `width` x `height` pixels; low-pass filtered when it shrinks.
+        """The (S, S) picture of an RGB or grey image of `width` x `height` pixels, in its mode; low-pass filtered when it shrinks.
 
         Raises:
             ValueError: the picture has another size than the frame was made for.
         """
         if image.size != (self.width, self.height):
             raise ValueError(f"image is {image.size[0]} x {image.size[1]} pixels, its row says {self.width} x {self.height}")
-        if self.fit == "pad" and self.width != self.height:
-            left, top, longest = self._padding()
-            square = Image.new(image.mode, (longest, longest))
-            square.paste(image, (left, top))
-            image = square
+        if self.fit == "pad":
+            image = self.pad(image)
         if image.size == (self.side, self.side):
             return image
         # Large scans are first averaged over whole pixels, down to three times the side: half the time, half a grey level off.
         return image.resize((self.side, self.side), Image.Resampling.BICUBIC, reducing_gap=3.0)
+
+    def pad(self, image: Image.Image) -> Image.Image:
+        """The image of `width` x `height` pixels centred on a black square."""
+        if self.width == self.height:
+            return image
+        left, top, longest = self._padding()
+        square = Image.new(image.mode, (longest, longest))
+        square.paste(image, (left, top))
+        return square
 
     def to_square_px(self, box_unit: Box) -> Box:
         """A unit box of the stored image in pixels of the square."""

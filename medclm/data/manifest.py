@@ -65,6 +65,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def longest_side(manifest: dict[str, Any]) -> int | None:
+    """The side in pixels to which larger pictures were shrunk when the corpus was built, the least of several builds; None: to none."""
+    builder = manifest.get("builder", {})
+    sides = [build["longest_side"] for build in builder.get("builds", [builder]) if build.get("longest_side")]
+    return min(sides, default=None)
+
+
 def _check_version(path: Path, version: str) -> None:
     major = version.partition(".")[0]
     ours = SCHEMA_VERSION.partition(".")[0]

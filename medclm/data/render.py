@@ -102,9 +102,10 @@ class Renderer:
 
     def picture(self, image_row: int) -> tuple[Image.Image, ImageFrame]:
         """The model's RGB square of a stored image, and the frame that placed it."""
-        image = self.corpus.picture(image_row)
+        # Each channel is resized by itself, so a grey picture may become RGB afterwards: the same bits, half the time.
+        image = self.corpus.picture(image_row, keep_grey=True)
         frame = ImageFrame(*image.size, side=self.processor.image_size, fit=self.data.fit)
-        return frame.place(image), frame
+        return frame.place(image).convert("RGB"), frame
 
     def render(self, record_row: int, position: int, stage: Stage) -> tuple[Sample, EncodedSample]:
         """A record at a stage, and the same as arrays: `sample`, then `encode`."""

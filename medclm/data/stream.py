@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from medclm.data.manifest import longest_side
 from medclm.data.order import Order, global_batch
 from medclm.data.schema import SPLITS
 from medclm.data.shards import Corpus, first_row
@@ -63,7 +64,7 @@ class Stream:
         fit: how an image becomes the square.
 
     Raises:
-        ValueError: unknown or empty split, or every record left out; names the key.
+        ValueError: unknown or empty split, every record left out, or pictures that were stored smaller than the square; names the key.
     """
 
     def __init__(
@@ -91,6 +92,12 @@ class Stream:
             "image_size": image_size,
             "fit": fit,
         }
+        stored = longest_side(corpus.manifest)
+        if stored is not None and stored < image_size:
+            raise ValueError(
+                f"data.corpus={corpus.folder}: its pictures were shrunk to {stored} px when it was built, the model looks at "
+                f"{image_size} px: build it with --longest-side {image_size} or more, or without, or train a model of a smaller square"
+            )
         files = corpus.record_files(split)
         if not files:
             filled = [f"{name} ({corpus.count('records', name)} records)" for name in SPLITS if corpus.count("records", name)]

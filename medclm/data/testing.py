@@ -31,8 +31,9 @@ def write_small_corpus(
     sizes: Sequence[tuple[int, int]] = ((96, 64), (64, 64), (60, 120)),
     rows_per_file: int = 10,
     batch_rows: int = 4,
-    format: str = "PNG",
+    format: str | Sequence[str] = "PNG",
     texture: int = 12,
+    pictures: Sequence[bytes] = (),
     no_finding_every: int = 5,
     records: Iterable[Row] | None = None,
     splits: Sequence[str] = ("train", "train", "train", "val"),
@@ -43,16 +44,25 @@ def write_small_corpus(
     `sizes` (width, height) and `splits`; `texture` is the amplitude of their noise in grey levels.
 
     Args:
+        format: PNG or JPEG, of all or of each of `sizes`.
+        pictures: encoded pictures that images alternate over in place of the made ones; the boxes stay where they were.
         records: rows to store instead of the made ones; `record_row` makes them.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    formats = [format] * len(sizes) if isinstance(format, str) else format
+    given = [(data, _size(data)) for data in pictures]
+    if given:
+        sizes = [size for _, size in given]
     geometry = [_geometry(index, sizes[index % len(sizes)]) for index in range(images)]
     made = list(records) if records is not None else []
     for i in range(images if records is None else 0):
         made.append(record_row(i, images=images, split=splits[i % len(splits)], no_finding_every=no_finding_every))
-    pictures = (_image_row(i, size, boxes, format, texture) for i, (size, boxes) in enumerate(geometry))
+    shown = (
+        _image_row(i, size, given[i % len(given)][0] if given else _drawn(i, size, boxes, formats[i % len(sizes)], texture))
+        for i, (size, boxes) in enumerate(geometry)
+    )
     lesions = (_annotation_row(i, k, boxes[k]) for i, (_, boxes) in enumerate(geometry) for k in range(2))
-    files = _write(folder, "images", pictures, rows_per_file, batch_rows)
+    files = _write(folder, "images", shown, rows_per_file, batch_rows)
     files += _write(folder, "studies", [], rows_per_file, batch_rows)
     files += _write(folder, "annotations", lesions, rows_per_file, batch_rows)
     for split in sorted({row["split"] for row in made}):
@@ -112,7 +122,13 @@ def _geometry(index: int, size: tuple[int, int]) -> tuple[tuple[int, int], list[
     return size, boxes
 
 
-def _image_row(index: int, size: tuple[int, int], boxes: list[tuple[float, ...]], format: str, texture: int) -> Row:
+def _size(data: bytes) -> tuple[int, int]:
+    with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as picture:
+        return picture.size
+
+
+def _drawn(index: int, size: tuple[int, int], boxes: list[tuple[float, ...]], format: str, texture: int) -> bytes:
+    """An encoded grey picture: noise, and a bright rectangle where each box is."""
     width, height = size
     noise = generator(0, "testing.noise", index).integers(0, max(texture, 1), size=(height, width), dtype=np.uint8)
     pixels = noise + np.uint8(40)
@@ -121,8 +137,13 @@ def _image_row(index: int, size: tuple[int, int], boxes: list[tuple[float, ...]]
         pixels[y0:y1, x0:x1] = grey
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, format)
+    return stream.getvalue()
+
+
+def _image_row(index: int, size: tuple[int, int], data: bytes) -> Row:
+    width, height = size
     row = dict.fromkeys(COLUMNS["images"])
-    image = {"bytes": stream.getvalue(), "path": None}
+    image = {"bytes": data, "path": None}
     return row | {"image_id": f"i{index:05d}", "image": image, "width": width, "height": height, "patient": f"p{index}"}
 
 

@@ -101,8 +101,14 @@ class WrappedProcessor(ABC):
                 f"image is {image.width} x {image.height} pixels, the model takes {self.image_size} x {self.image_size}"
             )
         views = views_of(image.convert("RGB"), self.tiles)
-        pixels_vhwc = np.stack([np.asarray(view, dtype=np.float32) for view in views])
-        return np.ascontiguousarray((pixels_vhwc * self._scale + self._shift).transpose(0, 3, 1, 2))
+        values_vchw = np.empty((len(views), 3, self.view_size, self.view_size), np.float32)
+        # channel by channel into its place: interleaved floats, turned around afterwards, take eight times as long
+        for values_chw, view in zip(values_vchw, views, strict=True):
+            for plane_hw, channel, scale, shift in zip(values_chw, view.split(), self._scale, self._shift, strict=True):
+                plane_hw[:] = np.asarray(channel)
+                plane_hw *= scale
+                plane_hw += shift
+        return values_vchw
 
     def check_image_span(self, ids: Sequence[int]) -> None:
         """Raise ValueError unless the image token stands exactly once per vision feature."""

@@ -72,6 +72,21 @@ def test_medium_shows_no_box_and_writes_all(renderer: Renderer) -> None:
     assert sample.question.endswith(INSTRUCTIONS["reason"])
 
 
+@pytest.mark.parametrize(("format", "sizes"), [("PNG", [(96, 64), (64, 64), (20, 31)]), ("JPEG", [(101, 333), (640, 480)])])
+def test_grey_pictures_are_rendered_as_if_they_were_colour(
+    processor: Processor, tmp_path: Path, format: str, sizes: list[tuple[int, int]]
+) -> None:
+    """They stay grey until they are small: to the bit what the RGB picture gives, also where whole pixels are averaged first."""
+    corpus = Corpus(write_small_corpus(tmp_path, IMAGES, sizes=sizes, format=format, texture=40))
+    for fit in ("pad", "stretch"):
+        renderer = Renderer(corpus, processor, DataSection(fit=fit), seed=0)
+        for row in range(IMAGES):
+            assert corpus.picture(row, keep_grey=True).mode == "L"
+            image, frame = renderer.picture(row)
+            assert image.mode == "RGB"
+            assert image.tobytes() == frame.place(corpus.picture(row)).tobytes()
+
+
 def test_hard_is_the_partner_asked_directly(renderer: Renderer) -> None:
     sample = renderer.sample(0, 11, Stage.HARD)
     assert sample.image.tobytes() == renderer.picture(2)[0].tobytes() != renderer.picture(0)[0].tobytes()

@@ -155,6 +155,19 @@ def test_a_spaced_piece_is_one_natural_token() -> None:
     assert tokens == ["▁kidney"]
 
 
+def test_pixel_values_are_the_formula_to_the_bit() -> None:
+    processor = tiny_processor()
+    side = processor.image_size
+    pixels_hwc = np.random.default_rng(0).integers(0, 256, size=(side, side, 3), dtype=np.uint8)
+    inner = processor.inner.image_processor
+    mean, std = np.asarray(inner.image_mean, np.float64), np.asarray(inner.image_std, np.float64)
+    scale, shift = (inner.rescale_factor / std).astype(np.float32), (-mean / std).astype(np.float32)
+    values_chw = processor.pixel_values(Image.fromarray(pixels_hwc))
+    assert values_chw.dtype == np.float32
+    assert values_chw.flags.c_contiguous
+    assert np.array_equal(values_chw, (pixels_hwc.astype(np.float32) * scale + shift).transpose(2, 0, 1))
+
+
 def test_threads_get_the_same_ids() -> None:
     questions = [f"{text} {number}" for number, text in enumerate(DEFAULT_TEXTS * 20)]
     with ThreadPoolExecutor(4) as pool:
