@@ -35,6 +35,7 @@ from medclm.distributed import ControlPlane, Ranks
 from medclm.ds_config import BatchPlan, batch_plan, fill, read_json
 from medclm.engine import Device, Engine, connect, find_device, sharded_weights, to_universal, wants_bf16
 from medclm.models.protocol import Processor
+from medclm.models.recompute import set_recompute
 from medclm.models.registry import family
 from medclm.tracking import Tracker, recipe_params
 from medclm.types import LossWeights
@@ -259,8 +260,7 @@ def _engine(recipe: Recipe, ds_config: dict[str, Any], processor: Processor, *, 
     shard = ds_config["zero_optimization"]["stage"] == 3
     with sharded_weights(ds_config) if shard else contextlib.nullcontext():
         network = models.build(recipe.model, processor, dtype, recipe.run.seed)
-    if recipe.engine.activation_checkpointing:
-        network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    set_recompute(network, recipe.engine.recompute)
     weights = LossWeights(answer=section.answer_weight, rationale=section.rationale_weight, hard=section.hard_weight)
     return Engine(models.objective(network, weights), recipe, ds_config, device)
 
