@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from medclm.config import ModelSection
-from medclm.types import LossWeights
+from medclm.types import Batch, LossWeights
 
 if TYPE_CHECKING:
     import torch
@@ -70,6 +70,25 @@ class ModelFamily(Protocol):
         Raises:
             ValueError: missing folder, another architecture, freeze or LoRA patterns that match nothing, an attention
                 kernel that is not installed.
+        """
+        ...
+
+    def skeleton(self, section: ModelSection, dtype: torch.dtype, processor: Processor | None = None) -> nn.Module:
+        """The network of `build` on the meta device, in training mode: shapes without numbers. Fetches nothing.
+
+        Args:
+            processor: says how large a tiny model's vocabulary is; without it, its upper bound.
+
+        Raises:
+            ValueError: as `build`, weights and attention aside.
+        """
+        ...
+
+    def example_batch(self, network: nn.Module, size: int, tokens: int) -> Batch:
+        """`size` samples as long as they may be, on the CPU: `tokens` tokens each, all behind the picture supervised.
+
+        Raises:
+            ValueError: a picture does not fit into so many tokens.
         """
         ...
 

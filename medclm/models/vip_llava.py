@@ -27,7 +27,7 @@ from medclm.models.objective import Objective
 from medclm.models.protocol import Processor
 from medclm.models.tiny import spread_positions, tiny_config, tiny_tokenizer, tiny_transformers_processor
 from medclm.models.vip_llava_processor import VipLlavaProcessor, is_local, load_processor
-from medclm.types import LossWeights
+from medclm.types import Batch, LossWeights, Segment
 
 LANGUAGE_MODEL = "model.language_model"
 
@@ -64,28 +64,58 @@ class VipLlavaFamily:
         freeze(network, section)
         return network
 
-    def count_parameters(self, section: ModelSection) -> dict[str, tuple[int, int]]:
-        """Group -> (all, trained) parameters, from the configuration alone; the tiny vocabulary at its upper bound.
+    def skeleton(self, section: ModelSection, dtype: torch.dtype, processor: Processor | None = None) -> nn.Module:
+        """See `ModelFamily.skeleton`. A hub id that is not on this machine is taken to have the published 7B layout.
 
-        Nothing is fetched: a hub id that is not on this machine is counted in the published 7B layout.
-
-        Raises:
-            ValueError: as `build`, weights and attention aside.
+        Flash kernels and sdpa keep the same tensors, so that the skeleton needs none of them installed.
         """
         if section.path == "tiny":
-            config = tiny_config(section.tiny, tiny_tokenizer((), section.tiny.vocab_size))
-            config.text_config.vocab_size = section.tiny.vocab_size
+            assert processor is None or isinstance(processor, VipLlavaProcessor)
+            tokenizer = processor.tokenizer if processor else tiny_tokenizer((), section.tiny.vocab_size)
+            config = tiny_config(section.tiny, tokenizer)
+            config.text_config.vocab_size = len(tokenizer) if processor else section.tiny.vocab_size
         elif is_local(section.path):
             config = read_config(section.path)
         else:
             config = VipLlavaConfig()  # its defaults are the 7B layout, but for the image token's place in the vocabulary
             config.text_config.vocab_size = PUBLISHED_VOCABULARY
         with torch.device("meta"):
-            network = _new_network(config, torch.float32, "eager")
+            network = _new_network(config, dtype, "eager" if section.attention == "eager" else "sdpa")
             if section.lora.rank:
                 lora.add_adapters(network, section.lora, inside=LANGUAGE_MODEL)
         freeze(network, section)
-        return parameter_counts(network)
+        network.train()
+        return network  # type: ignore[no-any-return]
+
+    def example_batch(self, network: nn.Module, size: int, tokens: int) -> Batch:
+        """See `ModelFamily.example_batch`."""
+        config: Any = network.config
+        vision = config.vision_config
+        image_tokens = (vision.image_size // vision.patch_size) ** 2
+        if tokens < image_tokens + 3:
+            raise ValueError(f"data.max_tokens={tokens}: a picture alone takes {image_tokens}: give more")
+        input_ids = torch.full((size, tokens), 0 if config.image_token_id else 1)
+        input_ids[:, 1 : 1 + image_tokens] = config.image_token_id
+        segments = torch.full((size, tokens), Segment.CONTEXT, dtype=torch.uint8)
+        segments[:, 1 + image_tokens :] = Segment.RATIONALE
+        segments[:, -1] = Segment.ANSWER
+        return Batch(
+            input_ids=input_ids,
+            attention_mask=torch.ones_like(input_ids),
+            segments=segments,
+            pixel_values=torch.zeros(size, 3, vision.image_size, vision.image_size),
+            stages=torch.zeros(size, dtype=torch.uint8),
+            domains=torch.zeros(size, dtype=torch.int64),
+            positions=torch.zeros(size, dtype=torch.int64),
+        )
+
+    def count_parameters(self, section: ModelSection) -> dict[str, tuple[int, int]]:
+        """Group -> (all, trained) parameters, from the configuration alone; the tiny vocabulary at its upper bound.
+
+        Raises:
+            ValueError: as `build`, weights and attention aside.
+        """
+        return parameter_counts(self.skeleton(section, torch.float32))
 
     def objective(self, model: nn.Module, weights: LossWeights) -> Objective:
         """See `ModelFamily.objective`."""
