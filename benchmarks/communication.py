@@ -54,8 +54,8 @@ class Network:
     """GPUs of a node."""
     inside: float
     """Bytes a second that a GPU sends to its neighbour within the node."""
-    outside: float
-    """Bytes a second that a GPU sends to another node."""
+    adapter: float
+    """Bytes a second that one network adapter sends; there is one a GPU, and as many rings as adapters share the work."""
     latency_inside: float
     """Seconds of one hop."""
     latency_outside: float
@@ -66,7 +66,7 @@ def seconds(volume: dict[str, int], ranks: int, network: Network, *, bucket_byte
     if ranks == 1:
         return 0.0
     one_node = ranks <= network.per_node
-    bandwidth = network.inside if one_node else network.outside
+    bandwidth = network.inside if one_node else min(network.inside, network.adapter * network.per_node)
     latency = network.latency_inside if one_node else network.latency_outside
     hops = sum(-(-count // bucket_bytes) * (2 if kind == SUM else 1) * (ranks - 1) for kind, count in volume.items())
     return sent(volume, ranks) / bandwidth + hops * latency

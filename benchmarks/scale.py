@@ -7,8 +7,8 @@ Four questions, one table each:
   model          time that communication takes for 8 to 512 GPUs of ViP-LLaVA-7B, full and LoRA, against compute
 
 The last is a model, nothing measured. Defaults of its flags: a GPU sends 450 GB/s within a node (half of the 900 GB/s of NVLink 4, NVIDIA
-H100 data sheet) and 50 GB/s outside (one 400 Gb/s adapter a GPU, NVIDIA ConnectX-7 data sheet); hops of 3 and 10 microseconds are
-guesses; compute is 6 FLOPs a trained (4 a frozen) parameter and token at 40 % of 790 TFLOP/s.
+H100 data sheet), a node has an adapter of 50 GB/s for each of its 8 GPUs (400 Gb/s, NVIDIA ConnectX-7 data sheet), all of which work for
+each collective; hops of 3 and 10 microseconds are guesses, and nothing overlaps; compute is 6 FLOPs a trained (4 a frozen) parameter and token at 40 % of 790 TFLOP/s.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def cluster(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     from medclm.memory import Layout, weights_of
     from medclm.models.registry import family
 
-    network = Network(8, 1e9 * arguments.inside, 1e9 * arguments.outside, arguments.hop_inside, arguments.hop_outside)
+    network = Network(8, 1e9 * arguments.inside, 1e9 * arguments.adapter, arguments.hop_inside, arguments.hop_outside)
     rows = []
     for name, section in (
         ("full", ModelSection(path="llava-hf/vip-llava-7b-hf")),
@@ -259,7 +259,7 @@ def main() -> None:
     parser.add_argument("--records", default=",".join(map(str, RECORDS)))
     parser.add_argument("--timeout", type=float, default=300, help="seconds for each run")
     parser.add_argument("--inside", type=float, default=450, help="GB/s between GPUs of a node")
-    parser.add_argument("--outside", type=float, default=50, help="GB/s of a GPU to another node")
+    parser.add_argument("--adapter", type=float, default=50, help="GB/s of a network adapter, of which each GPU has one")
     parser.add_argument("--hop-inside", type=float, default=3e-6, help="seconds")
     parser.add_argument("--hop-outside", type=float, default=10e-6, help="seconds")
     parser.add_argument("--micro", type=int, default=4, help="samples of a micro-batch")

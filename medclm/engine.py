@@ -215,13 +215,13 @@ class Engine:
         """Go through one whole step with `batch` in which nothing changes, and tell the most bytes held; every rank calls it.
 
         Before the first update. The loss counts zero times, so that gradients are zero; the update has no learning rate and no decay,
-        and leaves each weight as it is, the sign of a zero included. Moments, counters and random states are as before.
+        and leaves each weight as it is, the sign of a zero included. Moments stay zeros; counters and random states are as before.
 
         Raises:
             RuntimeError: out of memory, in whatever words the device has for it.
         """
         engine, state = self._engine, self._optimizer.state
-        assert not any("exp_avg" in each for each in state.values()), "a rehearsal comes before the first update"
+        assert not any(float(each.get("step", 0)) for each in state.values()), "a rehearsal comes before the first update"
         counters = {name: getattr(engine, name) for name in ("micro_steps", "global_steps", "global_samples", "skipped_steps")}
         settings = [(group["lr"], group["weight_decay"]) for group in self._optimizer.param_groups]
         passes = min(2, engine.gradient_accumulation_steps())  # a second one finds the gradients of the first
@@ -242,7 +242,8 @@ class Engine:
             for name, value in counters.items():
                 setattr(engine, name, value)
         peak = most_held(self.device.name)
-        state.clear()  # zeros all, and one update counted
+        for each in state.values():  # the moments are zeros, as the first update would have made them; one update was counted
+            each["step"].zero_()
         return peak
 
     def gradient_norm(self) -> float:

@@ -45,6 +45,8 @@ def _smaller(run: Run) -> str:
     peak = run.peak_memory()
     rest = max(0, peak - states)
     cures = []
+    if run.recipe.engine.memory == "fixed":
+        cures.append("--engine.memory=auto (finds the fastest micro-batch and recomputation that fit, with the same gradient)")
     if plan.micro_batch_size > 1:
         micro = largest_micro_batch(plan.global_batch_size, plan.micro_batch_size // 2, run.ranks.world_size)
         saved = rest * (1 - micro / plan.micro_batch_size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,7 @@ def fit(
     """
     ranks, tried = plane.ranks, []
     before = held(device.name)
-    local = max(1, torch.cuda.device_count()) if device.name != "cpu" else ranks.world_size
+    local = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or ranks.world_size)
     room = int(recipe.engine.memory_limit_gib * GIB) or free(device.name, local_ranks=local)
     limit = -plane.largest(-room, what="how much memory there is")
     forecast = (

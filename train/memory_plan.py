@@ -116,11 +116,11 @@ def choices(recipe: Recipe, stages: tuple[int, ...], *, world_size: int, layers:
     ]
 
     def cost(micro: int, share: float, stage: int) -> float:
-        relative = STAGE_COST[stage] if world_size > 1 else STAGE_COST[stage] ** 0.01  # alone, the lowest stage is simplest
-        return (1 + share / 3) * (1 + HALF_SPEED_TOKENS / (micro * recipe.data.max_tokens)) * relative
+        communication = STAGE_COST[stage] if world_size > 1 else 1.0
+        return (1 + share / 3) * (1 + HALF_SPEED_TOKENS / (micro * recipe.data.max_tokens)) * communication
 
-    found = [(cost(micro, share, stage), micro, what, stage) for micro in micros for what, share in kept for stage in stages]
-    return [(micro, what, stage) for _, micro, what, stage in sorted(found, key=lambda each: each[0])]
+    found = [(cost(micro, share, stage), stage, micro, what) for micro in micros for what, share in kept for stage in stages]
+    return [(micro, what, stage) for _, stage, micro, what in sorted(found, key=lambda each: each[:2])]
 
 
 def choose(
