@@ -9,6 +9,7 @@ key, the value and the cure. Environment variables are never read: a stray SEED=
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -407,8 +408,22 @@ class EngineSection(Section):
     """Let DeepSpeed compile its shared-memory op for CPU ranks (needs a compiler and ninja, about a minute, no effect on results)."""
     timeout_s: float = Field(1800.0, gt=0)
     """Longest wait inside a collective of the model before the process group gives up."""
-    activation_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more compute."""
+    recompute: Literal["none", "all"] | int = "none"
+    """Whose activations are computed again in the backward pass instead of kept: none, the first N decoder layers, or all layers of
+    every tower. The same gradient to the bit; all costs about a third more compute."""
+    memory: Literal["fixed", "auto"] = "fixed"
+    """fixed = micro-batch and recomputation as given; auto = chosen before the run, never beyond train.micro_batch_size, so that the
+    predicted and then the measured peak of the longest sample (data.max_tokens) fits. The global batch and its gradient stay."""
+    memory_limit_gib: float = Field(0.0, ge=0)
+    """What one rank may hold at most under memory=auto, in GiB; 0 = what its device has (on the CPU: its share of the machine's or the
+    container's memory)."""
+
+    @field_validator("recompute")
+    @classmethod
+    def _layers(cls, recompute: str | int) -> str | int:
+        if isinstance(recompute, int) and recompute < 1:
+            raise ValueError(f"engine.recompute={recompute}: give a number of decoder layers from 1, none or all")
+        return recompute
 
 
 class TrackingSection(Section):
@@ -496,7 +511,17 @@ def dotted_keys(section: type[BaseModel] = Recipe, prefix: str = "") -> Iterator
             yield f"{prefix}{name}"
 
 
+RENAMED: dict[str, tuple[str, dict[Any, Any]]] = {
+    "engine.activation_checkpointing": ("engine.recompute", {True: "all", False: "none"}),
+}
+"""Key of an earlier version -> the key that took its place, and old values as new ones."""
+
+
 def _unknown(key: str, where: str) -> ConfigError:
+    if key in RENAMED:
+        name, values = RENAMED[key]
+        now = ", ".join(f"{json.dumps(old)} is {new} now" for old, new in values.items())
+        return ConfigError(f"{where}: unknown key {key}: give {name} instead ({now})")
     keys = list(dotted_keys())
     close = difflib.get_close_matches(key, keys, n=1, cutoff=0.6)
     if not close:  # the right leaf in the wrong section
@@ -513,8 +538,19 @@ def _flatten(tree: Any, prefix: str = "") -> Iterator[str]:
         yield prefix.rstrip(".")
 
 
+def _in_new_words(tree: dict[str, Any]) -> dict[str, Any]:
+    """The tree with renamed keys under their new names: every checkpoint holds the recipe of its day and must stay usable."""
+    for old, (new, values) in RENAMED.items():
+        section, leaf = old.split(".")
+        given = tree.get(section)
+        if isinstance(given, dict) and leaf in given and given[leaf] in values:
+            rest = {name: value for name, value in given.items() if name != leaf}
+            tree = {**tree, section: {new.split(".")[1]: values[given[leaf]], **rest}}
+    return tree
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A recipe file as a tree, its keys checked.
+    """A recipe file as a tree, its keys checked; keys that were renamed since are read as what they are now.
 
     Raises:
         ConfigError: missing, not YAML, not a mapping, or an unknown key.
@@ -531,6 +567,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(tree, dict):
         raise ConfigError(f"--config {path}: expected sections (train:, data:, ...), found {type(tree).__name__}")
+    tree = _in_new_words(tree)
     known = set(dotted_keys())
     sections = {key.rsplit(".", depth)[0] for key in known for depth in range(1, key.count(".") + 1)}
     for key in _flatten(tree):

@@ -17,6 +17,8 @@ from medclm.data.order import largest_micro_batch, rank_slots
 
 BUCKETS = ("reduce_bucket_size", "allgather_bucket_size", "stage3_prefetch_bucket_size")
 """Elements sent together."""
+STAGES = (1, 2, 3)
+"""ZeRO stages that work here."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,14 @@ def batch_plan(recipe: Recipe, world_size: int) -> BatchPlan:
 
 
 def fill(
-    tree: dict[str, Any], recipe: Recipe, *, world_size: int, bf16: bool, accelerator: bool, where: str = "DeepSpeed JSON"
+    tree: dict[str, Any],
+    recipe: Recipe,
+    *,
+    world_size: int,
+    bf16: bool,
+    accelerator: bool,
+    where: str = "DeepSpeed JSON",
+    zero_stage: int | None = None,
 ) -> dict[str, Any]:
     """The DeepSpeed configuration of this run.
 
@@ -52,6 +61,7 @@ def fill(
         bf16: whether the run computes in bfloat16 (the recipe's precision, resolved for this machine).
         accelerator: a GPU computes; decides what "auto" means for buckets, overlap and page-locked buffers.
         where: name of the file, for messages.
+        zero_stage: what a stage of "auto" means, which engine.memory=auto finds out.
 
     Raises:
         ConfigError: the JSON states a value that the recipe owns, or a feature that does not work here.
@@ -71,6 +81,12 @@ def fill(
                 f'{where}: {key}={stated} contradicts {recipe_key} = {value}: write "auto" there, the recipe owns it'
             )
         filled[key] = value
+    if isinstance(zero := filled.get("zero_optimization"), dict) and zero.get("stage") == "auto":
+        if zero_stage is None:
+            raise ConfigError(
+                f'{where}: zero_optimization.stage="auto" is decided by engine.memory=auto: give that, or a stage of 1, 2 or 3'
+            )
+        zero["stage"] = zero_stage
     _refuse(filled, where)
     precision = filled.setdefault("bf16", {})
     if precision.get("enabled", "auto") not in ("auto", bf16):
@@ -96,6 +112,8 @@ def _fill_memory(zero: dict[str, Any], accelerator: bool) -> None:
     auto = {"overlap_comm": accelerator, "memory_efficient_linear": accelerator} | dict.fromkeys(
         BUCKETS, 50_000_000 if accelerator else 2_000_000
     )
+    # Gradients are copied for the update a sub-group at a time; DeepSpeed's 10^9 would copy all of a rank's at once.
+    auto["sub_group_size"] = 50_000_000 if accelerator else 2_000_000
     for key, value in auto.items():
         if zero.get(key) == "auto":
             zero[key] = value
@@ -114,7 +132,7 @@ def _refuse(tree: dict[str, Any], where: str) -> None:
     if tree.get("fp16", {}).get("enabled", False):
         raise ConfigError(f"{where}: fp16.enabled=true is not supported: use train.precision=bf16 or float32")
     zero = tree.get("zero_optimization")
-    if not isinstance(zero, dict) or zero.get("stage") not in (1, 2, 3):
+    if not isinstance(zero, dict) or zero.get("stage") not in STAGES:
         raise ConfigError(
             f"{where}: zero_optimization.stage must be 1, 2 or 3, found {zero.get('stage') if isinstance(zero, dict) else zero!r}"
         )

@@ -21,7 +21,9 @@ import torch
 from torch import nn
 
 from medclm.config import ConfigError, EngineSection, Recipe, TrainSection
+from medclm.device_memory import forget_peak, most_held
 from medclm.distributed import Ranks
+from medclm.memory import Layout, state_parts, weights_of
 from medclm.models.objective import Losses, TokenCounts
 from medclm.types import Batch
 
@@ -135,9 +137,10 @@ class Engine:
             parameter_groups(objective, section.weight_decay),
             lr=section.lr,
             betas=(section.betas[0], section.betas[1]),
-            fused=True,
+            fused=True,  # on the CPU too: no intermediate tensors, so that the update needs no memory of its own
         )
         self.device = device
+        self.layout = Layout.of(ds_config, world_size=torch.distributed.get_world_size(), fused=True)
         self._optimizer = optimizer
         self._engine, *_ = deepspeed.initialize(model=objective, optimizer=optimizer, config=ds_config)
         if device.name == "cpu":
@@ -209,15 +212,42 @@ class Engine:
 
     def state_bytes(self) -> int:
         """Bytes that weights, gradients and AdamW's moments take on this rank, offloaded ones included."""
-        world = torch.distributed.get_world_size()
-        holders = world if self._engine.zero_optimization_partition_weights() else 1
-        total = 0.0
-        for parameter in self.module.parameters():
-            count, size = getattr(parameter, "ds_numel", parameter.numel()), parameter.element_size()
-            total += count * size / holders
-            if parameter.requires_grad:  # the gradient, float32 weights if the others are shorter, and two moments
-                total += count * (size + 8 + 4 * (size < 4)) / world
-        return int(total)
+        return sum(state_parts(weights_of(self.module), self.layout).values())
+
+    def rehearse(self, batch: Batch) -> int:
+        """Go through one whole step with `batch` in which nothing changes, and tell the most bytes held; every rank calls it.
+
+        Before the first update. The loss counts zero times, so that gradients are zero; the update has no learning rate and no decay,
+        and leaves each weight as it is, the sign of a zero included. Moments stay zeros; counters and random states are as before.
+
+        Raises:
+            RuntimeError: out of memory, in whatever words the device has for it.
+        """
+        engine, state = self._engine, self._optimizer.state
+        assert not any(float(each.get("step", 0)) for each in state.values()), "a rehearsal comes before the first update"
+        counters = {name: getattr(engine, name) for name in ("micro_steps", "global_steps", "global_samples", "skipped_steps")}
+        settings = [(group["lr"], group["weight_decay"]) for group in self._optimizer.param_groups]
+        passes = min(2, engine.gradient_accumulation_steps())  # a second one finds the gradients of the first
+        engine.micro_steps = engine.gradient_accumulation_steps() - passes  # so that the last one ends an accumulation
+        devices = [torch.cuda.current_device()] if self.device.name != "cpu" else []
+        forget_peak(self.device.name)
+        try:
+            with torch.random.fork_rng(devices=devices):
+                for _ in range(passes):
+                    losses = self.forward(batch)
+                    self.backward(losses._replace(loss=losses.loss * 0.0))
+            for group in self._optimizer.param_groups:
+                group["weight_decay"] = 0.0
+            self.update(0.0)
+        finally:
+            for group, (lr, decay) in zip(self._optimizer.param_groups, settings, strict=True):
+                group["lr"], group["weight_decay"] = lr, decay
+            for name, value in counters.items():
+                setattr(engine, name, value)
+        peak = most_held(self.device.name)
+        for each in state.values():  # the moments are zeros, as the first update would have made them; one update was counted
+            each["step"].zero_()
+        return peak
 
     def gradient_norm(self) -> float:
         """Global gradient norm of the last update, before clipping; forces a device synchronisation."""

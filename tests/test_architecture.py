@@ -20,6 +20,8 @@ LAYERS = (
     ("train", "eval"),
     (
         "medclm.engine",
+        "medclm.memory",
+        "medclm.device_memory",
         "medclm.distributed",
         "medclm.checkpoint",
         "medclm.checkpoint_writer",

@@ -6,7 +6,6 @@ consists of stands in train/run.py; train/loop.py drives it.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import functools
 import os
@@ -15,8 +14,6 @@ import shutil
 import socket
 from pathlib import Path
 from typing import IO, Any
-
-import torch
 
 from medclm.checkpoint import Found, newest, package_versions, step_folders
 from medclm.checkpoint_writer import CheckpointWriter, Retention, remove_leftovers
@@ -33,12 +30,13 @@ from medclm.data.shards import Corpus
 from medclm.data.stream import Stream
 from medclm.distributed import ControlPlane, Ranks
 from medclm.ds_config import BatchPlan, batch_plan, fill, read_json
-from medclm.engine import Device, Engine, connect, find_device, sharded_weights, to_universal, wants_bf16
+from medclm.engine import Engine, connect, find_device, to_universal, wants_bf16
 from medclm.models.protocol import Processor
 from medclm.models.registry import family
 from medclm.tracking import Tracker, recipe_params
-from medclm.types import LossWeights
 from train.corpora import corpus_folder, training_texts
+from train.fit import as_written, fit, make_engine
+from train.memory_plan import stages_of
 from train.record import Recorder
 from train.run import OUTCOME, Run, check_same_run
 from train.steps import StagedStep
@@ -66,7 +64,9 @@ def build_run(
     device = find_device(ranks.local_rank)
     plan = batch_plan(recipe, ranks.world_size)
     bf16 = wants_bf16(recipe.train, device)
-    ds_config = fill(ds_tree, recipe, world_size=ranks.world_size, bf16=bf16, accelerator=device.name != "cpu", where=ds_name)
+    fill_for = functools.partial(fill, world_size=ranks.world_size, bf16=bf16, accelerator=device.name != "cpu", where=ds_name)
+    stages = stages_of(ds_tree) if recipe.engine.memory == "auto" else ()
+    ds_config = fill_for(ds_tree, recipe, zero_stage=max(stages, default=None))
     folder = recipe.run.output_dir / recipe.run.name
     if not resume and step_folders(folder / "checkpoints"):
         raise ConfigError(
@@ -76,6 +76,10 @@ def build_run(
     plane = ControlPlane(ranks, timeout_s=recipe.engine.timeout_s, knob="engine.timeout_s")
     lock = plane.main_only(functools.partial(_take_folder, folder), what=f"{folder} for this run alone")
     found = newest(folder / "checkpoints", plane) if resume else None
+    if found is not None:
+        ds_tree = as_written(ds_tree, found.folder, same_ranks=found.world_size == ranks.world_size)
+        stages = stages_of(ds_tree) if stages else ()
+        ds_config = fill_for(ds_tree, recipe)
     state = _resumable(found, recipe, ds_config, plane) if found is not None else None
     attempt = plane.from_main(lambda: secrets.token_hex(4), what="the name of this attempt")
 
@@ -100,7 +104,12 @@ def build_run(
         stream.check_state(found.run_state["stream"])
     if ranks.is_main:
         _print_left_out(stream, recipe.data.min_side)
-    engine = _engine(recipe, ds_config, processor, device=device, bf16=bf16)
+    if recipe.engine.memory == "auto":
+        fitted = fit(recipe, ds_tree, stages, processor, plane=plane, device=device, bf16=bf16, fill_for=fill_for)
+        recipe, engine, plan = fitted.recipe, fitted.engine, batch_plan(fitted.recipe, ranks.world_size)
+        ds_config = {**fitted.ds_config, **{key: ds_config[key] for key in ("checkpoint",) if key in ds_config}}
+    else:
+        engine = make_engine(recipe, ds_config, processor, device=device, bf16=bf16)
     network = engine.fingerprint()
     if found is not None:
         _check_network(network, found, recipe)
@@ -253,18 +262,6 @@ def _processor(recipe: Recipe, corpus: Corpus, folder: Path) -> Processor:
         models.processor(recipe.model, texts).save(kept)
         (kept / "complete").touch()
     return models.processor(recipe.model.model_copy(update={"path": str(kept)}))
-
-
-def _engine(recipe: Recipe, ds_config: dict[str, Any], processor: Processor, *, device: Device, bf16: bool) -> Engine:
-    models, section = family(recipe.model.family), recipe.train
-    dtype = torch.bfloat16 if bf16 else torch.float32
-    shard = ds_config["zero_optimization"]["stage"] == 3
-    with sharded_weights(ds_config) if shard else contextlib.nullcontext():
-        network = models.build(recipe.model, processor, dtype, recipe.run.seed)
-    if recipe.engine.activation_checkpointing:
-        network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    weights = LossWeights(answer=section.answer_weight, rationale=section.rationale_weight, hard=section.hard_weight)
-    return Engine(models.objective(network, processor, weights), recipe, ds_config, device)
 
 
 def _service(recipe: Recipe, plan: BatchPlan, stream: Stream, corpus: Corpus, ranks: Ranks, folder: Path) -> CurriculumService:

@@ -45,6 +45,8 @@ def _smaller(run: Run) -> str:
     peak = run.peak_memory()
     rest = max(0, peak - states)
     cures = []
+    if run.recipe.engine.memory == "fixed":
+        cures.append("--engine.memory=auto (finds the fastest micro-batch and recomputation that fit, with the same gradient)")
     if plan.micro_batch_size > 1:
         micro = largest_micro_batch(plan.global_batch_size, plan.micro_batch_size // 2, run.ranks.world_size)
         saved = rest * (1 - micro / plan.micro_batch_size)
@@ -52,10 +54,8 @@ def _smaller(run: Run) -> str:
             f"--train.micro_batch_size={micro} (about {saved / GIB:.2f} GiB less, the same gradient and the same samples; it may change on a "
             "resume)"
         )
-    if not run.recipe.engine.activation_checkpointing:
-        cures.append(
-            "--engine.activation_checkpointing=true (keeps one activation a layer instead of all; about a third more compute)"
-        )
+    if run.recipe.engine.recompute != "all":
+        cures.append("--engine.recompute=all (keeps one activation a layer instead of all; about a third more compute)")
     if run.engine.device.name != "cpu" and "offload_optimizer" not in run.ds_config["zero_optimization"]:
         cures.append(f"--deepspeed ds_configs/zero3_offload.json (optimizer states, {states / GIB:.2f} GiB, to host memory)")
     cures.append(f"more ranks ({states / GIB:.2f} GiB of weights and optimizer states a rank shrink with their number)")

@@ -15,8 +15,10 @@ from medclm.curriculum.registry import make_policy
 from medclm.data.render import check_room
 from medclm.distributed import Ranks
 from medclm.ds_config import batch_plan, fill
+from medclm.memory import GIB, Prediction
 from medclm.models.registry import family
 from medclm.types import Stage
+from train.memory_plan import Forecast, choose, stages_of
 from train.steps import learning_rate
 
 MILESTONES = (0.0, 0.03, 0.05, 0.1, 0.25, 0.4, 0.5, 0.75, 1.0)
@@ -35,7 +37,23 @@ def print_plan(recipe: Recipe, ds_tree: dict[str, Any], *, ds_name: str) -> None
     device = find_device(ranks.local_rank)
     bf16 = wants_bf16(recipe.train, device)
     plan = batch_plan(recipe, ranks.world_size)
-    ds_config = fill(ds_tree, recipe, world_size=ranks.world_size, bf16=bf16, accelerator=device.name != "cpu", where=ds_name)
+    auto = recipe.engine.memory == "auto"
+    stages = stages_of(ds_tree) if auto else ()
+    accelerator = device.name != "cpu"
+    forecast = Forecast(recipe, ds_tree, world_size=ranks.world_size, bf16=bf16, accelerator=accelerator)
+    if auto and recipe.engine.memory_limit_gib:
+        limit = int(recipe.engine.memory_limit_gib * GIB)
+        best = choose(recipe, stages, forecast, world_size=ranks.world_size, layers=forecast.layers, limit=limit)
+        recipe, plan, stages = best.applied(recipe), batch_plan(best.applied(recipe), ranks.world_size), (best.zero_stage,)
+    ds_config = fill(
+        ds_tree,
+        recipe,
+        world_size=ranks.world_size,
+        bf16=bf16,
+        accelerator=accelerator,
+        where=ds_name,
+        zero_stage=max(stages, default=None),
+    )
     console.rule("recipe")
     console.print(recipe_yaml(recipe), markup=False, highlight=False)
     console.rule(f"{ds_name}, filled")
@@ -51,6 +69,13 @@ def print_plan(recipe: Recipe, ds_tree: dict[str, Any], *, ds_name: str) -> None
         highlight=False,
     )
     console.print(_parameters(recipe))
+    stage = ds_config["zero_optimization"]["stage"]
+    console.print(_memory(forecast(plan.micro_batch_size, recipe.engine.recompute, stage), recipe.data.max_tokens))
+    if auto and not recipe.engine.memory_limit_gib:
+        console.print(
+            "memory     engine.memory=auto: chosen on the machine that trains; engine.memory_limit_gib=N shows the choice here",
+            highlight=False,
+        )
     if recipe.curriculum.unit == "epochs":
         console.print(
             "stages     no plan: curriculum.unit=epochs, and only the corpus tells how long an epoch is", highlight=False
@@ -70,6 +95,19 @@ def _parameters(recipe: Recipe) -> Table:
     table = Table("part", "parameters", "trained", title="parameters")
     for part, (total, trained) in family(recipe.model.family).count_parameters(recipe.model).items():
         table.add_row(part, f"{total:,}", f"{trained:,}")
+    return table
+
+
+def _memory(prediction: Prediction, tokens: int) -> Table:
+    """The predicted peak of one rank, part by part."""
+    table = Table(
+        "part", "bytes", "GiB", title=f"memory of one rank, samples of {tokens} tokens; the most in: {prediction.highest}"
+    )
+    for part, count in prediction.parts.items():
+        table.add_row(part, f"{count:,}", f"{count / GIB:.3f}")
+    table.add_row("total", f"{prediction.peak:,}", f"{prediction.peak / GIB:.3f}")
+    if prediction.host:
+        table.add_row("in host memory", f"{prediction.host:,}", f"{prediction.host / GIB:.3f}")
     return table
 
 

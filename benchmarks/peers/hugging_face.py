@@ -68,7 +68,7 @@ class Setting:
             "adam_beta2": section.betas[1],
             "max_grad_norm": section.clip,
             "bf16": bf16,
-            "activation_checkpointing": recipe.engine.activation_checkpointing,
+            "activation_checkpointing": recipe.engine.recompute == "all",
             "train_sampling_strategy": "sequential",
             "dataloader_num_workers": job.loader_workers,
             "use_cpu": on_cpu,  # or accelerate takes a machine without a GPU for a single process

@@ -115,6 +115,25 @@ class ModelFamily(Protocol):
         """
         ...
 
+    def skeleton(self, section: ModelSection, dtype: torch.dtype, processor: Processor | None = None) -> nn.Module:
+        """The network of `build` on the meta device, in training mode: shapes without numbers. Fetches nothing.
+
+        Args:
+            processor: says how large a tiny model's vocabulary is; without it, its upper bound.
+
+        Raises:
+            ValueError: as `build`, weights and attention aside.
+        """
+        ...
+
+    def stand_in(self, section: ModelSection) -> Processor:
+        """A processor of the same sizes, for where words do not matter: the real one of a local folder, and nothing is fetched.
+
+        Raises:
+            ValueError: a hub id whose sizes are not known here.
+        """
+        ...
+
     def count_parameters(self, section: ModelSection) -> dict[str, tuple[int, int]]:
         """Part of the model -> (all, trained) parameters; counted without weights, and without fetching anything."""
         ...

@@ -13,13 +13,13 @@ from typing import Any
 
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLTextConfig, Qwen3VLVisionConfig
 
-from medclm.config import ModelSection
+from medclm.config import ModelSection, TinySection
 from medclm.models.processor import is_local
 from medclm.models.protocol import Picture
 from medclm.models.qwen3_vl_processor import FALLBACK_SIDE, Qwen3VlProcessor, load_processor
 from medclm.models.tiles import WHOLE
 from medclm.models.tiny import spread_positions, tiny_tokenizer
-from medclm.models.tiny_qwen3_vl import SPECIAL, tiny_parts, tiny_qwen3_vl_config
+from medclm.models.tiny_qwen3_vl import MERGE, SPECIAL, tiny_parts, tiny_qwen3_vl_config
 from medclm.models.transformers_family import TransformersFamily
 from medclm.models.weights import check_pairs, check_vocabulary
 
@@ -72,6 +72,11 @@ class Qwen3VlFamily(TransformersFamily[Qwen3VlProcessor]):
         if section.image_size:
             raise ValueError(f"model.image_size={section.image_size}: with path: tiny give model.tiny.image_size")
         return Qwen3VlProcessor(tiny_parts(section.tiny, texts), section.tiny.image_size)
+
+    def published_stand_in(self, section: ModelSection) -> Qwen3VlProcessor:
+        """See `TransformersFamily.published_stand_in`."""
+        side = section.image_size or FALLBACK_SIDE
+        return Qwen3VlProcessor(tiny_parts(TinySection(image_size=side, patch_size=PUBLISHED_TOKEN // MERGE), ()), side)
 
     def picture(self, section: ModelSection) -> Picture:
         """See `ModelFamily.picture`; a hub id that is not on this machine is taken to be a published model."""

@@ -99,6 +99,35 @@ class TransformersFamily(ABC, Generic[P]):
         freeze(network, section)
         return network
 
+    def skeleton(self, section: ModelSection, dtype: torch.dtype, processor: Processor | None = None) -> nn.Module:
+        """See `ModelFamily.skeleton`. A hub id that is not on this machine is taken to have the published layout.
+
+        Flash kernels and sdpa keep the same tensors, so that the skeleton needs none of them installed.
+        """
+        ours: Any = processor
+        if section.path == "tiny":
+            config = self.tiny_config(section, ours)
+        else:
+            config = self._config(section.path) if is_local(section.path) else self.published_config(section.path)
+        with torch.device("meta"):
+            network = new_network(
+                self.network_class, config, dtype, "eager" if section.attention == "eager" else takes_packed("sdpa")
+            )
+            if section.lora.rank:
+                lora.add_adapters(network, section.lora, inside=LANGUAGE_MODEL)
+        freeze(network, section)
+        network.train()
+        return network  # type: ignore[no-any-return]
+
+    def stand_in(self, section: ModelSection) -> P:
+        """See `ModelFamily.stand_in`."""
+        known = section.path == "tiny" or is_local(section.path)
+        return self.processor(section) if known else self.published_stand_in(section)
+
+    @abstractmethod
+    def published_stand_in(self, section: ModelSection) -> P:
+        """The same for a hub id."""
+
     def count_parameters(self, section: ModelSection) -> dict[str, tuple[int, int]]:
         """Group -> (all, trained) parameters, from the configuration alone; the tiny vocabulary at its upper bound.
 
@@ -107,16 +136,7 @@ class TransformersFamily(ABC, Generic[P]):
         Raises:
             ValueError: as `build`, weights and attention aside.
         """
-        if section.path == "tiny":
-            config = self.tiny_config(section, None)
-        else:
-            config = self._config(section.path) if is_local(section.path) else self.published_config(section.path)
-        with torch.device("meta"):
-            network = new_network(self.network_class, config, torch.float32, "eager")
-            if section.lora.rank:
-                lora.add_adapters(network, section.lora, inside=LANGUAGE_MODEL)
-        freeze(network, section)
-        return parameter_counts(network)
+        return parameter_counts(self.skeleton(section, torch.float32))
 
     def objective(self, model: nn.Module, processor: Processor, weights: LossWeights) -> Objective:
         """See `ModelFamily.objective`."""

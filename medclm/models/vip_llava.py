@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import VipLlavaConfig, VipLlavaForConditionalGeneration
 
-from medclm.config import ModelSection
+from medclm.config import ModelSection, TinySection
 from medclm.models.freezing import freeze_groups, parameter_counts
 from medclm.models.processor import is_local
 from medclm.models.protocol import Picture
@@ -61,6 +61,12 @@ class VipLlavaFamily(TransformersFamily[VipLlavaProcessor]):
         config = VipLlavaConfig()  # its defaults are the 7B layout, but for the image token's place in the vocabulary
         config.text_config.vocab_size = PUBLISHED_VOCABULARY
         return config
+
+    def published_stand_in(self, section: ModelSection) -> VipLlavaProcessor:
+        """See `TransformersFamily.published_stand_in`."""
+        vision = VipLlavaConfig().vision_config
+        sizes = TinySection(image_size=vision.image_size, patch_size=vision.patch_size)
+        return VipLlavaProcessor(tiny_transformers_processor(sizes, ()), section.tiles)
 
     def picture(self, section: ModelSection) -> Picture:
         """See `ModelFamily.picture`; a hub id that is not on this machine is taken to be the published 7B model."""

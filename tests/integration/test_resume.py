@@ -152,7 +152,7 @@ def test_out_of_memory_says_which_knobs_and_by_how_much(corpus, tmp_path):
     (said,) = run_ranks(1, starved, replaced(flags(corpus, tmp_path, *FEW), *large), timeout_s=300)
     assert "rank 0, batch 0 after step 0: out of memory" in said
     assert "--train.micro_batch_size=3000 (about " in said
-    assert "--engine.activation_checkpointing=true" in said
+    assert "--engine.recompute=all" in said
 
 
 def launched(corpus, out, *more):

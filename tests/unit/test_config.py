@@ -49,6 +49,12 @@ def test_the_environment_is_never_read(monkeypatch):
         (["--curriculum.mixture=[1,1,1]"], r"curriculum\.mixture=.*sum to 1"),
         (["--model.lora.rank=4"], r"model\.lora\.rank > 0 needs model\.freeze_language_model"),
         (["--model.freeze_projector=true", "--model.freeze_language_model=true"], r"nothing would be learned"),
+        (["--engine.recompute=0"], r"engine\.recompute=0: give a number of decoder layers from 1, none or all"),
+        (["--engine.recompute=some"], r"engine\.recompute.*='some'"),
+        (
+            ["--engine.activation_checkpointing=true"],
+            r"unknown key engine\.activation_checkpointing: give engine\.recompute instead \(true is all now, false is none now\)",
+        ),
         (["--data.fit=crop"], r"data\.fit='crop'.*'pad' or 'stretch'"),
     ],
 )
@@ -70,6 +76,14 @@ def test_mistakes_name_the_key_and_the_cure(flags, message):
 def test_a_wrong_recipe_file_is_named(tmp_path, text, message):
     with pytest.raises(ConfigError, match=message):
         load_recipe(config=write(tmp_path, text))
+
+
+@pytest.mark.parametrize(("old", "new"), [("true", "all"), ("false", "none")])
+def test_a_recipe_of_an_earlier_version_is_read_as_what_it_means_now(tmp_path, old, new):
+    file = write(tmp_path, f"engine: {{activation_checkpointing: {old}, timeout_s: 7}}\n")
+    section = load_recipe(config=file).engine
+    assert (section.recompute, section.timeout_s) == (new, 7)
+    assert load_recipe(["--engine.recompute=3"], config=file).engine.recompute == 3
 
 
 def test_a_missing_recipe_file_is_named(tmp_path):
