@@ -113,8 +113,8 @@ FAMILY_BOX_TEXT = {
     "qwen3_vl": BoxTextSection(frame="padded", scale="1000", digits=0),
 }
 """Family -> how its published weights write boxes: what `data.box_text` is where a recipe does not say. ViP-LLaVA: shares of the padded
-square (arXiv 2312.00784, after LLaVA-1.5). Qwen3-VL: whole thousandths of the picture it is given (arXiv 2511.21631, section on
-grounding), which here is the padded square."""
+square, as LLaVA-1.5 (github.com/haotian-liu/LLaVA issues 606 and 623). Qwen3-VL: whole thousandths of the picture it is given
+(github.com/QwenLM/Qwen3-VL issues 1486 and 1741), which here is the padded square."""
 
 
 class DataSection(Section):

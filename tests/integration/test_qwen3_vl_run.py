@@ -105,11 +105,12 @@ def test_it_is_evaluated_and_asked_by_the_commands(run: Path, corpus: Path, tmp_
     picture = tmp_path / "picture.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 120, 3), dtype=np.uint8)).save(picture)
     ask = ["--checkpoint", run, "--image", picture, "--question", "Where is the mass?", "--out", tmp_path / "overlay.png"]
-    for script, given in (("launch/evaluate.py", judge), ("launch/predict.py", ask)):
+    unreadable = 3  # after six steps a reply may well hold no answer, which predict.py says and shows all the same
+    for script, given, fine in (("launch/evaluate.py", judge, {0}), ("launch/predict.py", ask, {0, unreadable})):
         done = subprocess.run(
             [sys.executable, script, *map(str, given)], cwd=ROOT, capture_output=True, text=True, check=False, timeout=480
         )
-        assert done.returncode == 0, done.stderr
+        assert done.returncode in fine, done.stderr
     for suite in ("vqa", "grounding"):
         (results,) = tmp_path.glob(f"eval/{suite}-*/results.json")
         assert json.loads(results.read_text())["n"] == 6

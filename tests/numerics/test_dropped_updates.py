@@ -61,9 +61,10 @@ def dropping(rank, world_size, corpus_folder, ds_file):
             network = tiny_network(tiny_section())
     else:
         network = tiny_network(tiny_section())
-    engine = Engine(Objective(network, tiny_processor(), LossWeights(0.8, 0.2, 1.0)), recipe, ds_config, device)
+    processor = tiny_processor()
+    engine = Engine(Objective(network, processor, LossWeights(0.8, 0.2, 1.0)), recipe, ds_config, device)
     step = StagedStep(engine, recipe.train, Ranks(rank, rank, world_size), recipe.run.seed)
-    batches = batches_of(corpus_folder, rank=rank, world_size=world_size, micro=MICRO)
+    batches = batches_of(corpus_folder, processor, rank=rank, world_size=world_size, micro=MICRO)
     parameter = next(parameter for parameter in network.parameters() if parameter.requires_grad)
     good = batches[0].pixel_values
 
