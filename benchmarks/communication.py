@@ -37,7 +37,8 @@ def volumes(weights: list[Weight], layout: Layout, *, recompute: bool = False) -
     total = sum(weight.count for weight in sharded)
     size = max(weight.size for weight in weights)
     again = max(0, total - layout.reuse // 2)
-    persistent = sum(weight.count * weight.size for weight in weights if weight.count <= layout.persistent and weight.trained)
+    # What is never sharded is sent after each update, frozen or not
+    persistent = sum(weight.count * weight.size for weight in weights if weight.count <= layout.persistent)
     return {GATHER: layout.accumulation * (total + again) * size + persistent, SCATTER: layout.accumulation * trained}
 
 

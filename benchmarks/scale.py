@@ -27,7 +27,8 @@ from rich.table import Table
 
 RESULTS = Path(__file__).parent / "results" / "scale.json"
 MIB, GIB = 2**20, 2**30
-WIDTHS = (128, 256)
+WIDTHS = (128, 512)
+"""Hidden units: with the smaller no weight is large enough for stage 3 to shard."""
 RECORDS = (1_000, 10_000, 100_000)
 
 

@@ -18,7 +18,6 @@ from train.main import main
 CONFIGS = Path(__file__).resolve().parents[2] / "ds_configs"
 FLAGS = [
     *TINY_FLAGS,
-    "--train.steps=3",
     "--train.global_batch_size=48",
     "--train.micro_batch_size=24",
     "--train.log_every=1",
@@ -46,13 +45,13 @@ def start(rank, arguments):
     return code, said.getvalue()
 
 
-def run(json_name, corpus, out, *more):
+def run(json_name, corpus, out, *more, steps=3):
     arguments = ["--deepspeed", str(CONFIGS / f"{json_name}.json"), f"--data.corpus={corpus}", f"--run.output_dir={out}"]
-    return run_ranks(2, start, [*arguments, *FLAGS, *more], timeout_s=400)
+    return run_ranks(2, start, [*arguments, *FLAGS, f"--train.steps={steps}", *more], timeout_s=400)
 
 
-def weights(out):
-    return consolidated_state(out / "demo" / "checkpoints" / "step_000003" / "deepspeed", exclude_frozen=False)
+def weights(out, steps=3):
+    return consolidated_state(out / "demo" / "checkpoints" / f"step_{steps:06d}" / "deepspeed", exclude_frozen=False)
 
 
 def test_a_tighter_limit_cuts_the_batch_otherwise_and_learns_the_same(corpus, tmp_path):
@@ -69,7 +68,8 @@ def test_a_tighter_limit_cuts_the_batch_otherwise_and_learns_the_same(corpus, tm
         stage = json.loads((out / "demo" / "ds_config.json").read_text())["zero_optimization"]["stage"]
         plans[name] = (recipe["train"]["micro_batch_size"], recipe["engine"]["recompute"], stage)
         ours, theirs = weights(out), weights(tmp_path / "fixed")
-        assert ours.keys() == theirs.keys()
+        assert len(ours) > 20
+        assert ours.keys() <= theirs.keys()  # stage 3 also files what is frozen
         assert max(float((ours[key] - theirs[key]).abs().max()) for key in ours) < 2e-4  # of steps of 1e-3
         logs = read_log(out / "demo").rows, read_log(tmp_path / "fixed" / "demo").rows
         np.testing.assert_allclose(*(log["losses"].astype(float) for log in logs), rtol=5e-3)
@@ -85,11 +85,13 @@ def test_nothing_fits(corpus, tmp_path):
 
 def test_a_resumed_run_keeps_the_stage_of_its_checkpoint(corpus, tmp_path):
     auto = ("--engine.memory=auto", "--engine.memory_limit_gib=4")
-    stopped = run("zero_auto", corpus, tmp_path, *auto, "--run.stop_after_min=0.0001")
+    stopped = run("zero_auto", corpus, tmp_path, *auto, "--run.stop_after_min=0.0001", steps=8)
     assert [code for code, _ in stopped] == [0, 0], stopped
     assert json.loads((tmp_path / "demo" / "outcome.json").read_text())["reason"] == "stopped"
-    resumed = run("zero_auto", corpus, tmp_path, "--engine.memory=auto", "--engine.memory_limit_gib=0.3", "--resume=auto")
+    resumed = run(
+        "zero_auto", corpus, tmp_path, "--engine.memory=auto", "--engine.memory_limit_gib=0.3", "--resume=auto", steps=8
+    )
     assert [code for code, _ in resumed] == [0, 0], resumed
     assert json.loads((tmp_path / "demo" / "outcome.json").read_text())["reason"] == "finished"
     assert json.loads((tmp_path / "demo" / "ds_config.json").read_text())["zero_optimization"]["stage"] == 1
-    assert all(torch.isfinite(value).all() for value in weights(tmp_path).values())
+    assert all(torch.isfinite(value).all() for value in weights(tmp_path, steps=8).values())
