@@ -88,19 +88,7 @@ class Bench:
 
     def measure(self, side: str, name: str, *, loader_workers: int, breakdown: bool = False) -> dict[str, Any]:
         """One run of one side."""
-        job = Job(
-            side=side,
-            name=name,
-            folder=self.work,
-            recipe=self.prepared.recipe,
-            ds_config=self.ds_config,
-            plan=self.prepared.plan,
-            warmup=self.warmup,
-            loader_workers=loader_workers,
-            breakdown=breakdown,
-        )
-        by_rank = run(job, ranks=self.ranks, device=self.device, timeout_s=self.timeout_s)
-        shutil.rmtree(self.work / name, ignore_errors=True)  # a run folder with its checkpoint
+        by_rank = self._run(side, name, loader_workers=loader_workers, breakdown=breakdown)
         return {
             "step_s": statistics.fmean(rank["step_s"] for rank in by_rank),
             "median_step_s": statistics.median(by_rank[0]["steps_s"][self.warmup - 1 :]),
@@ -112,6 +100,29 @@ class Bench:
                 for part in by_rank[0]["parts_s"]
             },
         }
+
+    def kernels(self, side: str, name: str) -> list[tuple[str, float]]:
+        """Where the time of one more run goes: kernel -> share, of the first rank."""
+        return [(kernel, share) for kernel, share in self._run(side, name, loader_workers=0, profile=True)[0]["kernels"]]
+
+    def _run(
+        self, side: str, name: str, *, loader_workers: int, breakdown: bool = False, profile: bool = False
+    ) -> list[dict[str, Any]]:
+        job = Job(
+            side=side,
+            name=name,
+            folder=self.work,
+            recipe=self.prepared.recipe,
+            ds_config=self.ds_config,
+            plan=self.prepared.plan,
+            warmup=self.warmup,
+            loader_workers=loader_workers,
+            breakdown=breakdown,
+            profile=profile,
+        )
+        by_rank = run(job, ranks=self.ranks, device=self.device, timeout_s=self.timeout_s)
+        shutil.rmtree(self.work / name, ignore_errors=True)  # a run folder with its checkpoint
+        return by_rank
 
 
 def best_workers(bench: Bench, say: Any) -> int:

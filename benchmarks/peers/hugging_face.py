@@ -23,6 +23,8 @@ from medclm.distributed import Ranks
 from medclm.ds_config import batch_plan, fill, read_json
 from medclm.engine import connect, find_device, parameter_groups, wants_bf16
 from medclm.models.freezing import freeze
+from medclm.models.lora import add_adapters
+from medclm.models.transformers_family import LANGUAGE_MODEL
 from train.steps import learning_rate
 
 
@@ -85,6 +87,8 @@ class Setting:
         """The same weights as ours; sharded at birth, since the arguments with their DeepSpeed part are alive. Frozen alike."""
         dtype = torch.bfloat16 if self.bf16 else torch.float32
         network = VipLlavaForConditionalGeneration.from_pretrained(Path(self.recipe.model.path), dtype=dtype)
+        if self.recipe.model.lora.rank:
+            add_adapters(network, self.recipe.model.lora, inside=LANGUAGE_MODEL)
         freeze(network, self.recipe.model)
         return network
 

@@ -43,6 +43,8 @@ class Job:
     """dataloader_num_workers of the peers."""
     breakdown: bool
     """Time the parts of a step: costs a little, so such a run is not compared by its speed."""
+    profile: bool = False
+    """Note which kernels the time goes to: costs more."""
 
     def result(self, rank: int) -> Path:
         return self.folder / f"{self.name}-rank{rank}.json"

@@ -51,6 +51,7 @@ class Meter:
         self._ends: list[float] = []
         self._losses: list[torch.Tensor] = []
         self._cpu_s = 0.0
+        self._profiler: Any = None
 
     def loss(self, loss: torch.Tensor) -> None:
         """What `backward` is called on, of one micro-batch; kept as a tensor, nothing waits."""
@@ -67,7 +68,12 @@ class Meter:
             self._cpu_s = _cpu_seconds()
             if self.spans is not None:
                 self.spans.clear()
+            if self.job.profile:
+                self._profiler = torch.profiler.profile()
+                self._profiler.start()
         if ended == self.steps:
+            if self._profiler is not None:
+                self._profiler.stop()
             self._write()
 
     def _write(self) -> None:
@@ -81,6 +87,7 @@ class Meter:
             "losses": self._step_losses(),
             "peak_bytes": _peak_bytes(),
             "loader_bytes": sum(child.memory_info().rss for child in psutil.Process().children(recursive=True)),
+            "kernels": _kernels(self._profiler) if self._profiler is not None else [],
             "parts_s": {name: wall / counted for name, (wall, _) in spans.items()},
             "parts_cpu_s": {name: cpu / counted for name, (_, cpu) in spans.items()},
         }
@@ -90,6 +97,14 @@ class Meter:
         """This rank's part of the loss of the first steps; the mean over ranks is the loss of the global batch."""
         parts = [float(loss) for loss in self._losses]
         return [sum(parts[at : at + self.micro_batches]) for at in range(0, len(parts), self.micro_batches)]
+
+
+def _kernels(profiler: Any, most: int = 25) -> list[tuple[str, float]]:
+    """The largest shares of the device's time, or of the processor's where there is no other device, by kernel."""
+    field = "self_device_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
+    times = {event.key: float(getattr(event, field)) for event in profiler.key_averages()}
+    total = sum(times.values()) or 1.0
+    return [(name, spent / total) for name, spent in sorted(times.items(), key=lambda item: -item[1])[:most]]
 
 
 def _peak_bytes() -> int:
