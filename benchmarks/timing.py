@@ -54,7 +54,7 @@ def report(title: str, rows: Sequence[Mapping[str, Any]], out: Path) -> None:
         table.add_column(name, justify="left" if isinstance(rows[0][name], str) else "right")
     for row in rows:
         table.add_row(*(_cell(row[name]) for name in names))
-    Console(width=max(100, Console().width)).print(table)
+    Console(width=max(170, Console().width)).print(table)
 
 
 def _cell(value: Any) -> str:
