@@ -203,14 +203,16 @@ def gathered(weights: list[Weight], layout: Layout) -> int:
     """Bytes of whole weights that stage 3 has beside its shards where backward begins.
 
     A parameter whose next use is within `reuse` numbers is kept; in the middle, where backward begins, those are the ones of half that
-    distance. The largest one must be there in any case, beside what is gathered ahead.
+    distance. The largest one must be there in any case, beside what is gathered ahead. With prefetching DeepSpeed keeps what it passes
+    over while it looks ahead, so that a short distance alone gives back nothing: both must be 0 for that.
     """
     if layout.stage < 3 or layout.world_size == 1:
         return 0
     sharded = [weight for weight in weights if weight.count > layout.persistent]
     total = sum(weight.count for weight in sharded)
     largest = max((weight.count for weight in sharded), default=0)
-    count = min(total, layout.reuse // 2 + largest + min(layout.prefetch, total))
+    kept = layout.reuse // 2 if layout.reuse or not layout.prefetch else total
+    count = min(total, kept + largest + layout.prefetch)
     size = max((weight.size for weight in sharded), default=0)
     return count * size
 
