@@ -17,7 +17,14 @@ ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ("medclm", "train", "eval", "launch")
 OURS = {*SHIPPED, "tests", "benchmarks"}
 INSTALLERS = {"pip", "setuptools", "wheel"}
-WITH_ANOTHER = {"sklearn": "scikit-learn", "yaml": "pyyaml", "PIL": "pillow", "SimpleITK": "simpleitk"}
+WITH_ANOTHER = {
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+    "PIL": "pillow",
+    "SimpleITK": "simpleitk",
+    "streaming": "mosaicml-streaming",
+    "torchvision": "mosaicml-streaming",  # which asks for it
+}
 """Modules whose distribution has another name."""
 
 
