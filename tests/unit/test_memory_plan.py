@@ -9,7 +9,7 @@ from medclm.config import ConfigError, load_recipe
 from medclm.ds_config import batch_plan, read_json
 from medclm.memory import GIB
 from medclm.testing import TINY_FLAGS
-from train.main import main
+from train.main import DEMO, main
 from train.memory_plan import MARGIN, Forecast, MemoryPlan, Tried, choices, choose, stages_of
 
 CONFIGS = Path(__file__).resolve().parents[2] / "ds_configs"
@@ -94,8 +94,8 @@ def test_the_dry_run_prints_parts_that_add_up(capsys):
     assert rows.pop("total") == sum(rows.values())
 
 
-def test_the_dry_run_shows_the_choice_under_a_limit(capsys, recipe):
-    tree = read_json(CONFIGS / "zero3.json")
+def test_the_dry_run_shows_the_choice_under_a_limit(capsys):
+    recipe, tree = load_recipe([*SIZES, *AUTO], config=DEMO), read_json(CONFIGS / "zero3.json")
     forecast = Forecast(recipe, tree, world_size=1, bf16=False, accelerator=False)
     limit = forecast(2, "none", 3).peak
     plan = choose(recipe, (3,), forecast, world_size=1, layers=LAYERS, limit=limit)
