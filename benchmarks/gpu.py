@@ -63,6 +63,7 @@ def measure(arguments: argparse.Namespace, tuning: str, work: Path, say: Any) ->
     from benchmarks.peers.preparation import prepare
     from medclm.config import load_recipe, recipe_yaml
     from medclm.models.vip_llava import VipLlavaConfig
+    from medclm.models.weights import read_config
 
     prepared = prepare(
         SHAPES[arguments.shape], work, steps=arguments.steps, layers=arguments.layers, phantoms=200, flags=TUNINGS[tuning]
@@ -77,7 +78,7 @@ def measure(arguments: argparse.Namespace, tuning: str, work: Path, say: Any) ->
     samples = prepared.global_batch_size
     tokens, targets = (float(each[arguments.warmup :].mean()) for each in (prepared.tokens, prepared.targets))
     flops = step_flops(
-        VipLlavaConfig.from_pretrained(recipe.model.path), [round(tokens / samples)] * samples, round(targets), learns
+        read_config(VipLlavaConfig, recipe.model.path, "vip_llava"), [round(tokens / samples)] * samples, round(targets), learns
     )
     rows = []
     for micro, recompute in SETTINGS:

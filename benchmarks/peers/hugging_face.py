@@ -86,7 +86,9 @@ class Setting:
     def network(self) -> Any:
         """The same weights as ours; sharded at birth, since the arguments with their DeepSpeed part are alive. Frozen alike."""
         dtype = torch.bfloat16 if self.bf16 else torch.float32
-        network = VipLlavaForConditionalGeneration.from_pretrained(Path(self.recipe.model.path), dtype=dtype)
+        network = VipLlavaForConditionalGeneration.from_pretrained(
+            Path(self.recipe.model.path), dtype=dtype, trust_remote_code=False, use_safetensors=True
+        )
         if self.recipe.model.lora.rank:
             add_adapters(network, self.recipe.model.lora, inside=LANGUAGE_MODEL)
         freeze(network, self.recipe.model)

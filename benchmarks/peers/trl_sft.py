@@ -40,7 +40,7 @@ def main() -> None:
         args=arguments,
         data_collator=RenderingCollator(setting.renderer),
         train_dataset=Dataset.from_dict(dict(plan_columns(setting.plan))),
-        processing_class=AutoProcessor.from_pretrained(setting.recipe.model.path),
+        processing_class=AutoProcessor.from_pretrained(setting.recipe.model.path, trust_remote_code=False),
         callbacks=[StepEnds(setting.meter)],
     )
     trainer.train()

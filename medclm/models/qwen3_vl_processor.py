@@ -94,7 +94,8 @@ class Qwen3VlProcessor(WrappedProcessor):
         count, patch, tokens = len(pixels_ichw), self.patch_size, self.grid // self.merge
         cut = pixels_ichw.reshape(count, 3, tokens, self.merge, patch, tokens, self.merge, patch)
         patches = cut.permute(0, 2, 5, 3, 6, 1, 4, 7).unsqueeze(6).expand(-1, -1, -1, -1, -1, -1, self.frames, -1, -1)
-        grid_3 = torch.tensor([1, self.grid, self.grid], device=pixels_ichw.device)
+        # where pixels have a shape alone, the grid must still have numbers: shapes follow from it
+        grid_3 = torch.tensor([1, self.grid, self.grid], device="cpu" if pixels_ichw.is_meta else pixels_ichw.device)
         return {
             "pixel_values": patches.reshape(count * self.grid**2, 3 * self.frames * patch * patch),
             "image_grid_thw": grid_3.expand(count, 3),

@@ -162,10 +162,10 @@ def test_pixel_values_are_the_formula_to_the_bit() -> None:
     inner = processor.inner.image_processor
     mean, std = np.asarray(inner.image_mean, np.float64), np.asarray(inner.image_std, np.float64)
     scale, shift = (inner.rescale_factor / std).astype(np.float32), (-mean / std).astype(np.float32)
-    values_chw = processor.pixel_values(Image.fromarray(pixels_hwc))
-    assert values_chw.dtype == np.float32
-    assert values_chw.flags.c_contiguous
-    assert np.array_equal(values_chw, (pixels_hwc.astype(np.float32) * scale + shift).transpose(2, 0, 1))
+    values_1chw = processor.pixel_values(Image.fromarray(pixels_hwc))
+    assert values_1chw.dtype == np.float32
+    assert values_1chw.flags.c_contiguous
+    assert np.array_equal(values_1chw[0], (pixels_hwc.astype(np.float32) * scale + shift).transpose(2, 0, 1))
 
 
 def test_threads_get_the_same_ids() -> None:
