@@ -208,7 +208,9 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=8, help="first steps that do not count")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--sides", default="ours,transformers,trl,bare")
-    parser.add_argument("--loader-workers", default="best", help="the peers' dataloader_num_workers; best = try 0, 1 and 2 first")
+    parser.add_argument(
+        "--loader-workers", default="best", help="the peers' dataloader_num_workers; best = try 0, 1 and 2 first"
+    )
     parser.add_argument("--no-breakdown", action="store_true", help="leave out the runs that time the parts of a step")
     parser.add_argument("--ds-config", type=Path, default=ROOT / "ds_configs" / "zero3.json")
     parser.add_argument("--timeout", type=float, default=600.0, help="seconds that one run may take")
