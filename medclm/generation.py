@@ -135,8 +135,7 @@ def padded_prompts(prompts: list[list[int]], pad_id: int, device: torch.device) 
 def prompt_positions(processor: Processor, ids_bt: torch.Tensor, mask_bt: torch.Tensor) -> torch.Tensor:
     """(..., B, T) int64 positions of prompts that `padded_prompts` made, as the network takes them."""
     places_bt = (mask_bt.cumsum(1) - 1).clamp(min=0)
-    positions = processor.position_ids(ids_bt, places_bt)
-    return places_bt if positions is None else positions
+    return processor.position_ids(ids_bt, places_bt)
 
 
 def _decode(

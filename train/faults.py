@@ -8,6 +8,7 @@ import torch
 
 from medclm.config import ConfigError
 from medclm.data.order import largest_micro_batch
+from medclm.device_memory import most_held
 from medclm.ds_config import batch_plan
 from train.run import Run
 
@@ -42,7 +43,7 @@ def _smaller(run: Run) -> str:
     """Which knobs take less memory, by how much, and what they cost."""
     plan = batch_plan(run.recipe, run.ranks.world_size)
     states = run.engine.state_bytes()
-    peak = run.peak_memory()
+    peak = most_held(run.engine.device.name)
     rest = max(0, peak - states)
     cures = []
     if run.recipe.engine.memory == "fixed":

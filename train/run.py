@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import resource
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
-
-import torch
 
 from medclm.checkpoint import Found, step_folder
 from medclm.checkpoint_writer import CheckpointWriter, Saved
@@ -19,6 +16,7 @@ from medclm.curriculum.service import CurriculumService, Report
 from medclm.data.loader import Loader
 from medclm.data.manifest import write_json
 from medclm.data.stream import Stream
+from medclm.device_memory import most_held
 from medclm.distributed import Ranks
 from medclm.engine import Engine
 from medclm.exports import export_checkpoint
@@ -121,16 +119,10 @@ class Run:
                 stop_wanted=self.stops.wanted,
                 tokens=result.tokens,
                 target_tokens=result.target_tokens,
-                peak_memory=self.peak_memory(),
+                peak_memory=most_held(self.engine.device.name),
                 replaced=self.loader.replaced,
             )
         )
-
-    def peak_memory(self) -> int:
-        """Bytes, the most this rank has held so far: on its accelerator, or on the CPU in all."""
-        if self.engine.device.name == "cpu":
-            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        return torch.cuda.max_memory_allocated()
 
     def _is_each(self, every: int) -> bool:
         """A step that is a multiple of `every` (0 = none) was just made; a skipped batch makes none."""

@@ -51,7 +51,8 @@ class StagedStep:
             self.engine.backward(losses[-1])
         losses.append(self._forward(batches[-1], counts))
         slots = torch.cat([batch.positions for batch in batches]).argsort()  # of micro-batches, back to the order of this rank
-        sample_losses = torch.cat([loss.sample for loss in losses])[slots]
+        sample_losses = torch.cat([loss.sample for loss in losses])
+        sample_losses = sample_losses[slots.to(sample_losses.device, non_blocking=True)]
         sums = self.global_sums(sample_losses, torch.cat([batch.stages for batch in batches])[slots])
         dropped = self.guard.drops(sums)
         self.engine.backward(losses[-1], drop=dropped)

@@ -108,7 +108,7 @@ class Objective(nn.Module):
         """(1, N) int64, or (1 + A, 1, N) of a network that turns by A numbers: places first, by which transformers tells samples apart."""
         ids_1n, places_1n = batch.input_ids[None], batch.places[None]
         turns = self.processor.position_ids(ids_1n, places_1n)
-        return places_1n if turns is None or turns.ndim == 2 else torch.cat([places_1n[None], turns])
+        return turns if turns.ndim == 2 else torch.cat([places_1n[None], turns])
 
 
 def count_targets(batch: Batch) -> tuple[int, int]:

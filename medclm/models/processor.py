@@ -61,7 +61,7 @@ class WrappedProcessor(ABC):
         """See `Processor.image_inputs`."""
 
     @abstractmethod
-    def position_ids(self, ids_bt: torch.Tensor, places_bt: torch.Tensor | None = None) -> torch.Tensor | None:
+    def position_ids(self, ids_bt: torch.Tensor, places_bt: torch.Tensor) -> torch.Tensor:
         """See `Processor.position_ids`."""
 
     def prompt_ids(self, question: str) -> list[int]:

@@ -61,14 +61,14 @@ class Processor(Protocol):
         """
         ...
 
-    def position_ids(self, ids_bt: torch.Tensor, places_bt: torch.Tensor | None = None) -> torch.Tensor | None:
-        """What the network's forward takes as `position_ids` for rows of whole prompts; None = it counts by itself.
+    def position_ids(self, ids_bt: torch.Tensor, places_bt: torch.Tensor) -> torch.Tensor:
+        """What the network's forward takes as `position_ids` for rows of whole prompts: (B, T) or, of several numbers, (A, B, T) int64.
 
         The next token of a row, where that is text, is at the row's last position + 1, in every dimension there is.
 
         Args:
             ids_bt: (B, T) int64, padded on either side or several samples in a row.
-            places_bt: (B, T) int64, each token's place in its own sample; None = its column.
+            places_bt: (B, T) int64, each token's place in its own sample.
         """
         ...
 

@@ -101,14 +101,13 @@ class Qwen3VlProcessor(WrappedProcessor):
             "image_grid_thw": grid_3.expand(count, 3),
         }
 
-    def position_ids(self, ids_bt: torch.Tensor, places_bt: torch.Tensor | None = None) -> torch.Tensor:
+    def position_ids(self, ids_bt: torch.Tensor, places_bt: torch.Tensor) -> torch.Tensor:
         """(3, B, T) int64: time, row and column of every token, as the model's get_rope_index counts them.
 
         A text token is one further than the one before it, in all three. A picture of g x g tokens stands at the time of its first one
         and spreads over g rows and columns from there; what follows it is g further.
         """
         columns_t = torch.arange(ids_bt.shape[1], device=ids_bt.device)
-        places_bt = columns_t.expand_as(ids_bt) if places_bt is None else places_bt
         side = self.grid // self.merge
         picture_bt = (ids_bt == self.image_token_id).long()
         before_bt = picture_bt.cumsum(1) - picture_bt  # image tokens on the left, also those of samples before this one

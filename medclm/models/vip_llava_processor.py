@@ -64,7 +64,7 @@ class VipLlavaProcessor(WrappedProcessor):
         """See `Processor.image_inputs`: the pixels as they are."""
         return {"pixel_values": pixels_ichw}
 
-    def position_ids(self, ids_bt: torch.Tensor, places_bt: torch.Tensor | None = None) -> torch.Tensor | None:
+    def position_ids(self, ids_bt: torch.Tensor, places_bt: torch.Tensor) -> torch.Tensor:
         """See `Processor.position_ids`: places are positions."""
         return places_bt
 

@@ -127,7 +127,7 @@ def test_positions_are_those_of_the_model_in_padded_batches(side: str) -> None:
         ids[row, at], mask[row, at] = torch.tensor(prompt), 1
     grids = PROCESSOR.image_inputs(pixels(0, 1, 2))["image_grid_thw"]
     expected, _ = network.model.get_rope_index(ids, (ids == PROCESSOR.image_token_id).int(), grids, attention_mask=mask)
-    places = None if side == "right" else (mask.cumsum(1) - 1).clamp(min=0)
+    places = (mask.cumsum(1) - 1).clamp(min=0)
     found = PROCESSOR.position_ids(ids, places)
     assert found.shape == (3, 2, longest)
     assert torch.equal(found[:, mask.bool()], expected[:, mask.bool()])
@@ -138,7 +138,7 @@ def test_positions_start_again_with_every_sample_of_a_row() -> None:
     samples = [PROCESSOR.prompt_ids(question) for question in ("Why?", "Which organ?", "Is there a nodule in the image?")]
     row = torch.tensor([[i for ids in samples for i in ids]])
     places = torch.tensor([[at for ids in samples for at in range(len(ids))]])
-    apart = [PROCESSOR.position_ids(torch.tensor([ids])) for ids in samples]
+    apart = [PROCESSOR.position_ids(torch.tensor([ids]), torch.arange(len(ids))[None]) for ids in samples]
     assert torch.equal(PROCESSOR.position_ids(row, places), torch.cat(apart, dim=2))
 
 
@@ -186,7 +186,9 @@ def test_another_squares_positions_come_from_the_same_weights(exported: Path) ->
     ids = torch.tensor([processor.prompt_ids("Why?")])
     inputs = processor.image_inputs(torch.from_numpy(processor.pixel_values(picture(side=96))))
     with torch.no_grad():
-        found = network(input_ids=ids, position_ids=processor.position_ids(ids), **inputs).logits
+        found = network(
+            input_ids=ids, position_ids=processor.position_ids(ids, torch.arange(ids.shape[1])[None]), **inputs
+        ).logits
         expected = network(input_ids=ids, mm_token_type_ids=(ids == processor.image_token_id).int(), **inputs).logits
     assert torch.equal(found, expected)
 
@@ -253,7 +255,9 @@ def test_freezing_is_by_group_and_every_trained_weight_gets_a_gradient(vision: b
         return
     ids = torch.tensor([PROCESSOR.prompt_ids("Why?")])
     inputs = PROCESSOR.image_inputs(pixels(0))
-    network(input_ids=ids, position_ids=PROCESSOR.position_ids(ids), **inputs).logits.square().sum().backward()
+    network(
+        input_ids=ids, position_ids=PROCESSOR.position_ids(ids, torch.arange(ids.shape[1])[None]), **inputs
+    ).logits.square().sum().backward()
     for name, parameter in network.named_parameters():
         assert (parameter.grad is not None) == parameter.requires_grad, name
 
