@@ -3,6 +3,7 @@
     pip install -r benchmarks/requirements.txt      into an environment of its own; what is missing is told and left out
     python benchmarks/stream.py                     some five minutes on two cores
     python benchmarks/stream.py --pictures FOLDER   PNG and JPEG files of a folder in place of made-up pictures
+    python benchmarks/stream.py --presized          pictures no larger than the model's square, as `corpus.py build --longest-side` stores them
 
 Every road decodes, fits, draws, normalises and tokenises by our functions (benchmarks/roads/content.py), so that only the way of a
 sample differs; "usual" alone is `datasets` as its users have it, a picture decoded by the library and fitted by the model's own image
@@ -40,7 +41,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # only medclm is installed
 
-from benchmarks.roads.content import BATCH, Rendering, Tensors, flat_rows, make_processor, stage_of
+from benchmarks.roads.content import BATCH, SIDE, Rendering, Tensors, flat_rows, make_processor, stage_of
 from benchmarks.timing import RESULTS, report
 from medclm.data.shards import Corpus
 from medclm.data.testing import write_small_corpus
@@ -66,6 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=384)
     parser.add_argument("--pictures", type=Path, help="folder of PNG and JPEG files")
+    parser.add_argument("--presized", action="store_true", help="made-up pictures of the size that the model sees")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
     parser.add_argument("--roads", help="only these, joined by commas")
@@ -83,7 +85,8 @@ def main() -> None:
 
 def compare(chosen: argparse.Namespace, folder: Path) -> None:
     roads = chosen.roads.split(",") if chosen.roads else list(ROADS)
-    forked(make_corpus, folder / "corpus", chosen.images, chosen.pictures)
+    sizes = [(SIDE, SIDE), (SIDE, SIDE * 832 // 1024)] if chosen.presized else [(512, 512), (1024, 832)]
+    forked(make_corpus, folder / "corpus", chosen.images, sizes, chosen.pictures)
     rendering = Rendering(make_processor())
     prepared, missing = prepare(folder, roads)
     lines = [(road, workers) for road in roads if road not in missing for workers in (0, 2)]
@@ -94,19 +97,20 @@ def compare(chosen: argparse.Namespace, folder: Path) -> None:
     rows = [row(line, found, prepared) for line in lines]
     for road, why in missing.items():
         rows.append(dict.fromkeys(rows[0]) | {"road": f"{road}: not run: {why}"})
-    shown = "given pictures" if chosen.pictures else "512 x 512 PNG and 1024 x 832 JPEG in turn"
+    (a, b), (c, d) = sizes
+    shown = "given pictures" if chosen.pictures else f"{a} x {b} PNG and {c} x {d} JPEG in turn"
     report(
         f"{chosen.images} samples, {shown}, a square of 336 px, batches of {BATCH}, {os.cpu_count()} cores", rows, chosen.out
     )
 
 
-def make_corpus(folder: Path, images: int, pictures: Path | None) -> dict[str, Any]:
+def make_corpus(folder: Path, images: int, sizes: list[tuple[int, int]], pictures: Path | None) -> dict[str, Any]:
     """In a process of its own, since it imports `datasets`, whose import is measured."""
     given = sorted(path for path in pictures.rglob("*") if path.suffix.lower() in (".png", ".jpg", ".jpeg")) if pictures else []
     write_small_corpus(
         folder,
         images,
-        sizes=[(512, 512), (1024, 832)],
+        sizes=sizes,
         format=["PNG", "JPEG"],
         texture=40,
         splits=["train"],

@@ -104,14 +104,8 @@ def fill(
 
 
 def _fill_memory(zero: dict[str, Any], accelerator: bool) -> None:
-    """Large buckets and overlap pay on a GPU. On the CPU there is no stream to overlap with, and a bucket of 200 MB only costs.
-
-    ZeRO-3's own linear layer, written in Python, drops gathered weights between forward and backward; PyTorch's is faster and keeps
-    them, which on the CPU is the better bargain.
-    """
-    auto = {"overlap_comm": accelerator, "memory_efficient_linear": accelerator} | dict.fromkeys(
-        BUCKETS, 50_000_000 if accelerator else 2_000_000
-    )
+    """Large buckets and overlap pay on a GPU. On the CPU there is no stream to overlap with, and a bucket of 200 MB only costs."""
+    auto = {"overlap_comm": accelerator} | dict.fromkeys(BUCKETS, 50_000_000 if accelerator else 2_000_000)
     # Gradients are copied for the update a sub-group at a time; DeepSpeed's 10^9 would copy all of a rank's at once.
     auto["sub_group_size"] = 50_000_000 if accelerator else 2_000_000
     for key, value in auto.items():

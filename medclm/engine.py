@@ -142,7 +142,8 @@ class Engine:
         self.device = device
         self.layout = Layout.of(ds_config, world_size=torch.distributed.get_world_size(), fused=True)
         self._optimizer = optimizer
-        self._engine, *_ = deepspeed.initialize(model=objective, optimizer=optimizer, config=ds_config)
+        with _one_float32_copy():
+            self._engine, *_ = deepspeed.initialize(model=objective, optimizer=optimizer, config=ds_config)
         if device.name == "cpu":
             _gather_together(getattr(self._engine.optimizer, "persistent_parameters", []))
         self._captured = _Captured()
@@ -307,6 +308,30 @@ class Engine:
 
     def close(self) -> None:
         self._engine.destroy()
+
+
+@contextlib.contextmanager
+def _one_float32_copy() -> Iterator[None]:
+    """While open, ZeRO-3 updates float32 weights where they lie. It means to (deepspeed 0.19, _create_fp32_partitions of stage3.py), but
+    compares their device with the name of one, which is never equal, and so makes a copy of them.
+    """
+    from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3 as Stage3
+
+    create = Stage3._create_fp32_partitions
+
+    def create_beside_device(optimizer: Any) -> None:
+        name = optimizer.device
+        try:
+            optimizer.device = torch.device(name)
+            create(optimizer)
+        finally:
+            optimizer.device = name
+
+    Stage3._create_fp32_partitions = create_beside_device
+    try:
+        yield
+    finally:
+        Stage3._create_fp32_partitions = create
 
 
 def _gather_together(kept: list[Any]) -> None:

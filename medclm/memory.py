@@ -99,8 +99,7 @@ class Layout:
 def state_parts(weights: Iterable[Weight], layout: Layout) -> dict[str, int]:
     """Bytes on one rank that stay for the whole run, wherever they are held.
 
-    DeepSpeed updates a float32 copy of the weights also where the weights are float32 themselves. (Stage 3 has a way around it that
-    compares a device with its name, which is never equal: _create_fp32_partitions.)
+    Stages 1 and 2, and offloading, update a float32 copy of the weights also where the weights are float32 themselves.
     """
     parts = dict.fromkeys(STATES, 0)
     for weight in weights:
@@ -112,7 +111,8 @@ def state_parts(weights: Iterable[Weight], layout: Layout) -> dict[str, int]:
         if weight.trained:
             parts["gradients"] += weight.size * share
             parts["moments"] += 2 * FLOAT32 * share
-            parts["float32 weights"] += FLOAT32 * share
+            if weight.size < FLOAT32 or layout.stage < 3 or layout.offload_optimizer:
+                parts["float32 weights"] += FLOAT32 * share
     return parts
 
 

@@ -9,8 +9,10 @@ model's network.
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +25,8 @@ from medclm.data.stream import Stream
 from medclm.types import Assignment, Batch, EncodedSample, Sample, Segment, Stage
 
 Rendered = tuple[Sample, EncodedSample]
+One = TypeVar("One")
+All = TypeVar("All")
 
 
 def collate(samples: Sequence[Rendered]) -> Batch:
@@ -56,6 +60,34 @@ def balanced(samples: Sequence[Rendered], micro_batch_size: int) -> list[list[Re
     rounds = [order[first : first + count] for first in range(0, len(order), count)]
     dealt = zip(*(deal[:: -1 if turn % 2 else 1] for turn, deal in enumerate(rounds)), strict=True)
     return [[samples[index] for index in sorted(chosen)] for chosen in dealt]
+
+
+def _together(pool: Executor, tasks: Sequence[Callable[[], One]], finish: Callable[[list[One]], All]) -> Future[All]:
+    """`finish` of the results of all tasks, in their order; the thread that ends the last task goes on with it, so that none waits for
+    another. An error is that of the first task that has one.
+    """
+    found: Future[All] = Future()
+    ended: dict[int, Future[One]] = {}
+    lock = threading.Lock()
+
+    def work(index: int) -> None:
+        result: Future[One] = Future()
+        try:
+            result.set_result(tasks[index]())
+        except Exception as error:
+            result.set_exception(error)
+        with lock:
+            ended[index] = result
+            last = len(ended) == len(tasks)
+        if last:
+            try:
+                found.set_result(finish([ended.pop(each).result() for each in range(len(tasks))]))
+            except Exception as error:
+                found.set_exception(error)
+
+    for index in range(len(tasks)):
+        pool.submit(work, index)
+    return found
 
 
 class Loader:
@@ -140,15 +172,12 @@ class Loader:
         self, rows: list[int], positions: list[int], stages: list[Stage]
     ) -> Callable[[], tuple[list[Batch], list[Replaced]]]:
         """Start (or, without threads, plan) the samples of a batch; call the result to get it."""
-        wanted = list(zip(rows, positions, stages, strict=True))
+        wanted = [functools.partial(self._render, *one) for one in zip(rows, positions, stages, strict=True)]
         if self._pool is None:
-            return lambda: self._assemble([functools.partial(self._render, *one) for one in wanted])
-        begun = [self._pool.submit(self._render, *one).result for one in wanted]
-        # Threads take work in order: when one begins to wait here, each of these samples is done or in the hands of another thread.
-        return self._pool.submit(self._assemble, begun).result
+            return lambda: self._assemble([render() for render in wanted])
+        return _together(self._pool, wanted, self._assemble).result
 
-    def _assemble(self, begun: Sequence[Callable[[], tuple[Rendered, Replaced | None]]]) -> tuple[list[Batch], list[Replaced]]:
-        results = [result() for result in begun]
+    def _assemble(self, results: Sequence[tuple[Rendered, Replaced | None]]) -> tuple[list[Batch], list[Replaced]]:
         samples, replaced = [rendered for rendered, _ in results], [one for _, one in results if one is not None]
         batches = [collate(chosen) for chosen in balanced(samples, self._slots_Am.shape[1])]
         if self._pin_for is not None:

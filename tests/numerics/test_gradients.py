@@ -20,6 +20,7 @@ from medclm.testing import tiny_export, tiny_section
 from medclm.types import Assignment, LossWeights
 from tests.ranks import run_ranks
 from tests.tiny_runs import with_one_table
+from train.spikes import batch_sums
 from train.steps import StagedStep
 
 G, MICRO = 8, 2
@@ -57,9 +58,8 @@ def opened(folder, name):
     return models.build(section, processor, torch.float32, 0), processor
 
 
-def sharded_gradients(rank, world_size, corpus_folder, model_folder, name, ds_file, normalization):
-    from deepspeed.utils import safe_get_full_grad
-
+def staged_step(rank, world_size, model_folder, name, ds_file, normalization):
+    """One rank's step over an engine as the JSON has it, the network, and the processor."""
     recipe = load_recipe([*FLAGS, f"--train.normalization={normalization}"])
     device = Device(name="cpu", bf16=False)
     connect(recipe.engine, device)
@@ -70,8 +70,15 @@ def sharded_gradients(rank, world_size, corpus_folder, model_folder, name, ds_fi
     else:
         network, processor = opened(model_folder, name)
     engine = Engine(Objective(network, processor, LossWeights(0.8, 0.2, 1.0)), recipe, ds_config, device)
+    return StagedStep(engine, recipe.train, Ranks(rank, rank, world_size), recipe.run.seed), network, processor
+
+
+def sharded_gradients(rank, world_size, corpus_folder, model_folder, name, ds_file, normalization):
+    from deepspeed.utils import safe_get_full_grad
+
+    step, network, processor = staged_step(rank, world_size, model_folder, name, ds_file, normalization)
+    engine = step.engine
     batches = batches_of(corpus_folder, processor, rank=rank, world_size=world_size, micro=MICRO)
-    step = StagedStep(engine, recipe.train, Ranks(rank, rank, world_size), recipe.run.seed)
     counts = step.global_counts(batches) if normalization == "token" else None
     for batch in batches:
         engine.backward(engine.forward(batch, counts))
@@ -121,3 +128,32 @@ def test_two_ranks_with_accumulation_equal_one_process(tmp_path, pytestconfig, n
     print(f"{name}, {ds_name}, {normalization}: largest difference {worst:.1e}, largest gradient {largest:.1e}")
     assert worst < 1e-6 * max(1.0, largest)
     assert largest > 1e-3
+
+
+def losses_of_slots(rank, world_size, corpus_folder, model_folder, ds_file):
+    """What a whole step says of each slot of this rank, what its spike guard was shown, and the order that its samples were read in."""
+    step, _, processor = staged_step(rank, world_size, model_folder, "vip_llava", ds_file, "sample")
+    batches = batches_of(corpus_folder, processor, rank=rank, world_size=world_size, micro=MICRO)
+    shown, drops = [], step.guard.drops
+    step.guard.drops = lambda sums: (shown.append(sums.clone()), drops(sums))[1]
+    result = step(batches, lr=1e-3)
+    return result.sample_losses.numpy(), shown[0].numpy(), torch.cat([batch.positions for batch in batches]).numpy()
+
+
+def test_losses_come_back_in_the_order_of_the_slots_though_samples_are_read_by_length(tmp_path, pytestconfig):
+    corpus = write_small_corpus(tmp_path / "corpus", images=40)
+    model = tiny_export(tmp_path / "model", tiny_section(**FAMILIES["vip_llava"]))
+    ds_file = pytestconfig.rootpath / "ds_configs" / "zero3.json"
+    by_rank = run_ranks(2, losses_of_slots, 2, corpus, model, ds_file, timeout_s=400)
+    assert all(isinstance(found, tuple) for found in by_rank), by_rank
+    assert any((np.diff(read) < 0).any() for _, _, read in by_rank)  # else nothing was out of order
+    network, processor = opened(model, "vip_llava")
+    (batch,) = batches_of(corpus, processor, rank=0, world_size=1, micro=G)
+    with torch.no_grad():
+        alone = Objective(network, processor, LossWeights(0.8, 0.2, 1.0))(batch).sample
+    by_position = dict(zip(batch.positions.tolist(), alone.tolist(), strict=True))
+    sums = batch_sums(alone, batch.stages).numpy()
+    for rank, (losses, shown, _) in enumerate(by_rank):
+        slots = np.arange(G).reshape(-1, 2, MICRO)[:, rank].ravel()
+        np.testing.assert_allclose(losses, [by_position[slot] for slot in slots.tolist()], rtol=1e-5)
+        np.testing.assert_allclose(shown, sums, rtol=1e-5)
