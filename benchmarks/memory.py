@@ -22,7 +22,14 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results" / "memory.json"
 MIB = 2**20
+OF_CHILDREN = {
+    "MALLOC_MMAP_THRESHOLD_": "65536",  # read by the C library when a process starts
+    "MALLOC_TRIM_THRESHOLD_": "65536",
+    "PYTHONWARNINGS": "ignore::FutureWarning:torch.distributed.c10d_logger",  # of calls that are DeepSpeed's
+}
+"""Environment of the processes that are measured."""
 LORA = ("--model.freeze_language_model=true", "--model.lora.rank=16")
+BF16 = ("--train.precision=bf16",)
 LEAN = {"stage3_max_reuse_distance": 0, "stage3_prefetch_bucket_size": 0}
 """Weights are gathered when they are needed and not before; prefetching would keep those it passes over."""
 CASES: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
@@ -33,6 +40,8 @@ CASES: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "zero3, recompute": ("zero3", {}, ("--engine.recompute=all",)),
     "zero3, LoRA": ("zero3", {}, LORA),
     "zero3, nothing kept gathered": ("zero3", LEAN, ()),
+    "zero3, bf16": ("zero3", {}, BF16),
+    "zero3, bf16, nothing kept gathered": ("zero3", LEAN, BF16),
 }
 """Name -> DeepSpeed JSON, changes to its zero_optimization, recipe flags."""
 SIZES = (
@@ -166,8 +175,7 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, default=300, help="seconds for each case")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    # Read by the C library when the child processes start.
-    os.environ |= {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    os.environ |= OF_CHILDREN
     cases = [case for case in CASES if case in arguments.cases.split(";")]
     rows = []
     for ranks in map(int, arguments.ranks.split(",")):

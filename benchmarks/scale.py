@@ -4,7 +4,8 @@ Four questions, one table each:
   layouts        step time and peak memory against ZeRO stage, ranks and model size, repeats interleaved, medians
   corpus         memory of the data path against the number of records, pictures included: must not grow
   communication  bytes that a two-rank step hands to collectives, by the model and as counted
-  model          time that communication takes for 8 to 512 GPUs of ViP-LLaVA-7B, full and LoRA, against compute
+  model          ViP-LLaVA-7B on 8 to 512 GPUs, full and LoRA: time of communication against compute, and predicted peak memory against
+                 the ideal (states over ranks and the activations kept for backward)
 
 The last is a model, nothing measured. Defaults of its flags: a GPU sends 450 GB/s within a node (half of the 900 GB/s of NVLink 4, NVIDIA
 H100 data sheet), a node has an adapter of 50 GB/s for each of its 8 GPUs (400 Gb/s, NVIDIA ConnectX-7 data sheet), all of which work for
@@ -25,6 +26,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.memory import OF_CHILDREN, ROOT
+
 RESULTS = Path(__file__).parent / "results" / "scale.json"
 MIB, GIB = 2**20, 2**30
 WIDTHS = (128, 512)
@@ -40,7 +43,7 @@ def sizes_of(width: int) -> tuple[str, ...]:
 def layout_step(rank: int, world_size: int, stage: int, width: int, repeats: int) -> dict[str, Any]:
     """Median step time, peak above what was held before, and what the collectives of one step carry; every rank calls it."""
     from benchmarks.communication import Carried, volumes
-    from benchmarks.memory import ROOT, engine_of
+    from benchmarks.memory import engine_of
     from medclm.config import load_recipe
     from medclm.device_memory import forget_peak, held, most_held
     from medclm.ds_config import read_json
@@ -157,49 +160,45 @@ def corpora(counts: tuple[int, ...], timeout: float) -> list[dict[str, Any]]:
 
 
 def cluster(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Communication of ViP-LLaVA-7B in bf16 on many GPUs, by the model."""
-    import torch
-
+    """Communication and memory of ViP-LLaVA-7B in bf16 on many GPUs under ds_configs/zero_auto.json, by the models."""
     from benchmarks.communication import Network, seconds, sent, volumes
-    from medclm.config import LoraSection, ModelSection
+    from medclm.config import load_recipe
+    from medclm.ds_config import fill, read_json
     from medclm.memory import Layout, weights_of
-    from medclm.models.registry import family
+    from train.memory_plan import Forecast
 
     network = Network(8, 1e9 * arguments.inside, 1e9 * arguments.adapter, arguments.hop_inside, arguments.hop_outside)
+    tree = read_json(ROOT / "ds_configs" / "zero_auto.json")
     rows = []
-    for name, section in (
-        ("full", ModelSection(path="llava-hf/vip-llava-7b-hf")),
-        ("LoRA", ModelSection(path="llava-hf/vip-llava-7b-hf", freeze_language_model=True, lora=LoraSection(rank=64))),
-    ):
-        weights = weights_of(family(section.family).skeleton(section, torch.bfloat16))
-        flops = sum(weight.count * (6 if weight.trained else 4) for weight in weights)
-        tokens = arguments.micro * arguments.tokens * arguments.accumulation
-        compute = flops * tokens / (0.4 * 790e12)
+    for name, flags in (("full", []), ("LoRA", ["--model.freeze_language_model=true", "--model.lora.rank=64"])):
         for ranks in (8, 16, 64, 128, 512):
+            recipe = load_recipe(
+                [
+                    "--model.path=llava-hf/vip-llava-7b-hf",
+                    f"--data.max_tokens={arguments.tokens}",
+                    f"--train.micro_batch_size={arguments.micro}",
+                    f"--train.global_batch_size={arguments.micro * arguments.accumulation * ranks}",
+                    *flags,
+                ]
+            )
+            on_gpus = {"world_size": ranks, "bf16": True, "accelerator": True}
+            forecast = Forecast(recipe, tree, **on_gpus)
+            weights = weights_of(forecast.network)
+            flops = sum(weight.count * (6 if weight.trained else 4) for weight in weights)
             for stage in (1, 2, 3):
-                layout = Layout(
-                    stage=stage,
-                    world_size=ranks,
-                    accumulation=arguments.accumulation,
-                    bucket=50_000_000,
-                    double_buffer=True,
-                    sub_group=50_000_000,
-                    persistent=100_000,
-                    reuse=1_000_000_000,
-                    prefetch=50_000_000,
-                    offload_optimizer=False,
-                    offload_weights=False,
-                    fused=True,
-                )
+                layout = Layout.of(fill(tree, recipe, **on_gpus, zero_stage=stage), world_size=ranks, fused=True)
                 volume = volumes(weights, layout)
+                memory = forecast(arguments.micro, "none", stage)
                 rows.append(
                     {
                         "training": name,
                         "ranks": ranks,
                         "stage": stage,
                         "sent": sent(volume, ranks),
-                        "communication_s": seconds(volume, ranks, network, bucket_bytes=100_000_000),
-                        "compute_s": compute,
+                        "communication_s": seconds(volume, ranks, network, bucket_bytes=2 * layout.bucket),
+                        "compute_s": flops * arguments.micro * arguments.tokens * arguments.accumulation / (0.4 * 790e12),
+                        "peak": memory.peak,
+                        "ideal": memory.ideal,
                     }
                 )
     return rows
@@ -237,7 +236,8 @@ def tables(found: dict[str, list[dict[str, Any]]]) -> list[Table]:
             table.add_row(f"{row['records']:,}", f"{row['anonymous'] / MIB:.1f}", f"{row['opened_s']:.2f}")
         made.append(table)
     if rows := found.get("model"):
-        table = Table("training", "GPUs", "ZeRO stage", "GB sent", "communication s", "compute s", "ratio", title="model")
+        heads = ("training", "GPUs", "ZeRO stage", "GB sent", "communication s", "compute s", "ratio", "peak GiB", "of ideal")
+        table = Table(*heads, title="model")
         for row in rows:
             ratio = row["communication_s"] / row["compute_s"]
             table.add_row(
@@ -248,6 +248,8 @@ def tables(found: dict[str, list[dict[str, Any]]]) -> list[Table]:
                 f"{row['communication_s']:.3f}",
                 f"{row['compute_s']:.2f}",
                 f"{ratio:.2f}",
+                f"{row['peak'] / GIB:.1f}",
+                f"{row['peak'] / row['ideal']:.2f}",
             )
         made.append(table)
     return made
@@ -268,7 +270,7 @@ def main() -> None:
     parser.add_argument("--accumulation", type=int, default=4, help="micro-batches of a step on one rank")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    os.environ |= {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    os.environ |= OF_CHILDREN
     wanted, found = arguments.only.split(","), {}
     if "model" in wanted:
         found["model"] = cluster(arguments)

@@ -170,8 +170,8 @@ def predict(weights: list[Weight], layout: Layout, traced: Traced, *, accelerato
     if layout.stage < 3 and layout.accumulation > 1:
         # Stage 2 adds each micro-batch's shards to those of the ones before, stage 1 whole gradients in place
         backward["gradients so far"] = (size * shared) if layout.stage == 2 else sum(w.count * w.size for w in trained)
-    if layout.stage == 2 and not accelerator:
-        # Its buffer for a rank's gradients is touched page by page while activations go, so the CPU holds the larger of the two
+    if not accelerator and (layout.stage == 2 or (layout.stage == 1 and layout.accumulation > 1)):
+        # The buffer for a rank's gradients is touched page by page while activations go, so the CPU holds the larger of the two
         backward["gradients"] = max(0, held["gradients"] - traced.kept)
     # Gradients are copied to one flat float32 tensor to be stepped with, a sub-group at a time
     update = {**held, "flat gradients": FLOAT32 * group, "AdamW's own": scratch}

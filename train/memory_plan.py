@@ -75,13 +75,14 @@ class Forecast:
         self._recipe, self._tree, self._world_size = recipe, ds_tree, world_size
         self._bf16, self._accelerator = bf16, accelerator
         self._models = family(recipe.model.family)
-        self._network = self._models.skeleton(recipe.model, torch.bfloat16 if bf16 else torch.float32, processor)
+        self.network = self._models.skeleton(recipe.model, torch.bfloat16 if bf16 else torch.float32, processor)
+        """Shapes without numbers."""
         section = recipe.train
         weights = LossWeights(answer=section.answer_weight, rationale=section.rationale_weight, hard=section.hard_weight)
         self._processor = processor or self._models.stand_in(recipe.model)
-        self._objective = self._models.objective(self._network, self._processor, weights)
-        self._weights = weights_of(self._network)
-        self.layers = len(decoder_layers(self._network))
+        self._objective = self._models.objective(self.network, self._processor, weights)
+        self._weights = weights_of(self.network)
+        self.layers = len(decoder_layers(self.network))
         self._traced: dict[Any, Any] = {}
 
     def __call__(self, micro_batch_size: int, recompute: Recompute, zero_stage: int) -> Prediction:
@@ -98,8 +99,8 @@ class Forecast:
         layout = Layout.of(filled, world_size=self._world_size, fused=True)
         key = (micro_batch_size, recompute, layout.bucket, zero_stage == 1 and layout.accumulation)
         if key not in self._traced:
-            set_recompute(self._network, recompute)
-            batch = example_batch(self._network, self._processor, micro_batch_size, recipe.data.max_tokens)
+            set_recompute(self.network, recompute)
+            batch = example_batch(self.network, self._processor, micro_batch_size, recipe.data.max_tokens)
             self._traced[key] = trace_micro_batch(self._objective, batch, layout)
         return predict(self._weights, layout, self._traced[key], accelerator=self._accelerator)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from medclm.config import ModelSection
@@ -112,6 +113,17 @@ def freeze(model: Any, section: ModelSection) -> None:
     still |= set(LAYOUTS[model.config.model_type].unused(model))
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in still)
+
+
+def pass_over_unread(model: Any) -> None:
+    """Let what comes into a vision layer that nothing reads go out of it as it is: its weights stay, for exports, and are not used."""
+    names = LAYOUTS[model.config.model_type].unused(model)
+    for layer in {match[0] for name in names if (match := re.match(r".+\.layers\.\d+(?=\.)", name))}:
+        model.get_submodule(layer).forward = _unchanged
+
+
+def _unchanged(hidden_states: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    return hidden_states
 
 
 def parameter_counts(model: nn.Module) -> dict[str, tuple[int, int]]:

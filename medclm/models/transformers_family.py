@@ -19,7 +19,7 @@ from medclm.config import FAMILY_BOX_TEXT, BoxTextSection, ModelSection
 from medclm.models import lora
 from medclm.models.attention import choose_attention, surroundings
 from medclm.models.export import base_of, completed, write_network
-from medclm.models.freezing import freeze, parameter_counts
+from medclm.models.freezing import freeze, parameter_counts, pass_over_unread
 from medclm.models.objective import Objective
 from medclm.models.packed_attention import takes_packed
 from medclm.models.processor import WrappedProcessor, is_local
@@ -97,6 +97,7 @@ class TransformersFamily(ABC, Generic[P]):
             with seeded(seed, "model.lora"):
                 lora.add_adapters(network, section.lora, inside=LANGUAGE_MODEL)
         freeze(network, section)
+        pass_over_unread(network)
         return network
 
     def skeleton(self, section: ModelSection, dtype: torch.dtype, processor: Processor | None = None) -> nn.Module:
@@ -116,6 +117,7 @@ class TransformersFamily(ABC, Generic[P]):
             if section.lora.rank:
                 lora.add_adapters(network, section.lora, inside=LANGUAGE_MODEL)
         freeze(network, section)
+        pass_over_unread(network)
         network.train()
         return network  # type: ignore[no-any-return]
 

@@ -20,7 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from medclm.config import LoraSection, ModelSection
 from medclm.models.attention import Surroundings, choose_attention
-from medclm.models.freezing import freeze
+from medclm.models.freezing import freeze, pass_over_unread
 from medclm.models.registry import family
 from medclm.models.vip_llava import VipLlavaFamily, VipLlavaProcessor, freeze_groups, load_processor, parameter_counts
 from medclm.testing import DEFAULT_TEXTS, tiny_export, tiny_network, tiny_processor, tiny_section
@@ -313,7 +313,7 @@ def test_freezing_is_by_group_and_every_trained_weight_gets_a_gradient(vision: b
 
 
 @pytest.mark.parametrize(("layers", "idle"), [([-2, 1], {2}), ([1], {1, 2}), (-1, set()), ([3, -3], set())])
-def test_vision_layers_that_nothing_reads_are_frozen(folder: Path, layers: list[int] | int, idle: set[int]) -> None:
+def test_vision_layers_that_nothing_reads_are_frozen_and_not_run(layers: list[int] | int, idle: set[int]) -> None:
     where = tiny_section(vision_layers=3)
     processor = tiny_processor(where)
     network = tiny_network(where, processor)
@@ -330,6 +330,13 @@ def test_vision_layers_that_nothing_reads_are_frozen(folder: Path, layers: list[
     network(input_ids=ids, pixel_values=torch.ones(1, 3, 32, 32)).logits.square().sum().backward()
     for name, parameter in network.named_parameters():
         assert (parameter.grad is not None) == parameter.requires_grad, name
+    before, ran = logits(network, processor), set()
+    for index, layer in enumerate(network.model.vision_tower.encoder.layers):
+        layer.mlp.register_forward_hook(lambda *_, index=index: ran.add(index))
+    pass_over_unread(network)
+    assert torch.equal(logits(network, processor), before)
+    assert ran == {0, 1, 2} - idle
+    assert sum(".encoder.layers.2." in name for name in network.state_dict()) > 0  # kept for exports
 
 
 def test_adapters_learn_beside_the_projector() -> None:
