@@ -1,4 +1,4 @@
-"""Predicted against measured peak memory of one rank: `python -m benchmarks.memory [--cases "zero3;zero3, LoRA"] [--ranks 1,2] [--tokens 100]`.
+"""Predicted against measured peak memory of one rank: `python benchmarks/memory.py [--cases "zero3;zero3, LoRA"] [--ranks 1,2] [--tokens 100]`.
 
 Each case builds a model of some 40 million parameters under DeepSpeed in fresh processes and makes two steps. Measured is the peak
 resident memory of rank 0 above what it held after a first, tiny engine had been built and stepped (so that neither libraries nor
@@ -12,6 +12,7 @@ import argparse
 import gc
 import json
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # only medclm is installed
 RESULTS = Path(__file__).parent / "results" / "memory.json"
 MIB = 2**20
 OF_CHILDREN = {

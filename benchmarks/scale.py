@@ -1,4 +1,4 @@
-"""How a run grows: `python -m benchmarks.scale [--repeats 2] [--only layouts,corpus,model]`, under ten minutes on two quiet cores.
+"""How a run grows: `python benchmarks/scale.py [--repeats 2] [--only layouts,corpus,model]`, under ten minutes on two quiet cores.
 
 Four questions, one table each:
   layouts        step time and peak memory against ZeRO stage, ranks and model size, repeats interleaved, medians
@@ -18,6 +18,7 @@ import argparse
 import json
 import os
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -26,7 +27,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.memory import OF_CHILDREN, ROOT
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # only medclm is installed
+
+from benchmarks.memory import OF_CHILDREN
 
 RESULTS = Path(__file__).parent / "results" / "scale.json"
 MIB, GIB = 2**20, 2**30

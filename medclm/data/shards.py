@@ -1,7 +1,7 @@
 """The Arrow files of a corpus: written once by finalise, read at random by training. Needs pyarrow alone to read.
 
 A file is an Arrow IPC stream of small record batches. Reading maps it into memory (medclm/data/mapped.py) and keeps only the byte
-offset of each batch, so that one row costs one batch header, not a scan, and memory does not grow with the corpus: pages that were
+offset of each batch, so that one row costs at most one batch header, not a scan, and memory does not grow with the corpus: pages that were
 touched are given back to the system after about `_RESIDENT_BYTES` of them. Knows nothing of stages, models or sources.
 """
 
@@ -26,6 +26,8 @@ from medclm.data.schema import COLUMNS, KINDS, SPLITS, features
 
 BATCH_ROWS = {"images": 64, "studies": 256, "annotations": 1024, "records": 1024}
 """Rows of a record batch: what one random read has to look at."""
+_OPEN_BATCHES = 64
+"""Record batches of a kind whose headers stay read; their bytes stay in the map."""
 _RESIDENT_BYTES = 32 << 20
 _FORMATS = ("PNG", "JPEG")
 """What corpora store; a decoder of anything else is not offered to whoever can write there."""
@@ -59,6 +61,8 @@ class Corpus:
             kind: [0, *itertools.accumulate(int(entry["rows"]) for entry in entries)] for kind, entries in self._entries.items()
         }
         self._files: dict[str, MappedFile] = {}
+        self._batches: dict[str, dict[tuple[Path, int], pa.RecordBatch]] = {kind: {} for kind in KINDS}
+        """Of each kind the ones that were opened last."""
         self._lock = threading.Lock()
         self._touched = 0
         self._opened = check_files(self.folder, self.manifest)
@@ -203,9 +207,21 @@ class Corpus:
         """The file and the record batch that hold a row, and its place in that batch."""
         file, local = self._locate(kind, row)
         index, inside = file.find(local)
-        batch = file.batch(index, f"{kind} row {row}")
+        batch = self._batches[kind].get((file.path, index))
+        if batch is None:
+            batch = file.batch(index, f"{kind} row {row}")
+            self._keep(kind, (file.path, index), batch)
+        else:
+            file.check(f"{kind} row {row}")
         self._touch(0)
         return file, batch, inside
+
+    def _keep(self, kind: str, key: tuple[Path, int], batch: pa.RecordBatch) -> None:
+        with self._lock:
+            kept = self._batches[kind]
+            if len(kept) >= _OPEN_BATCHES:
+                del kept[next(iter(kept))]
+            kept[key] = batch
 
     def _locate(self, kind: str, row: int) -> tuple[MappedFile, int]:
         starts = self._first.get(kind)
