@@ -106,18 +106,8 @@ class Corpus:
         return {name: self._column(kind, batch, name)[inside].as_py() for name in (columns or batch.schema.names)}
 
     def rows(self, kind: str, rows: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
-        """A few rows in the order asked for, as Python values; rows that share a record batch open it once."""
-        open_batches: dict[tuple[Path, int], list[Any]] = {}
-        found = []
-        for row in rows:
-            file, local = self._locate(kind, row)
-            index, inside = file.find(local)
-            key = (file.path, index)
-            if key not in open_batches:
-                _, batch, _ = self._find(kind, row)
-                open_batches[key] = [self._column(kind, batch, name) for name in columns]
-            found.append({name: column[inside].as_py() for name, column in zip(columns, open_batches[key], strict=True)})
-        return found
+        """A few rows in the order asked for, as Python values."""
+        return [self.row(kind, row, columns) for row in rows]
 
     def take(self, kind: str, rows: np.ndarray, columns: Sequence[str]) -> list[pa.Array]:
         """Many rows (n,) int64 in the order asked for: one Arrow array of n values per column, copied out of the map.
