@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import threading
+import weakref
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medclm.config import ConfigError, DataSection
-from medclm.data.loader import Loader, balanced, collate
+from medclm.data.loader import Loader, _together, balanced, collate
 from medclm.data.render import Renderer
 from medclm.data.shards import Corpus
 from medclm.data.stream import Stream
@@ -275,3 +278,27 @@ def test_micro_batches_share_the_samples_evenly(count: int, micro: int, seed: in
     assert max(totals) - min(totals) <= lengths.max()  # a bound of dealing there and back again
     order = {id(sample): index for index, sample in enumerate(samples)}
     assert all(sorted(part, key=lambda sample: order[id(sample)]) == part for part in parts)
+
+
+def test_the_longest_samples_are_dealt_there_and_back() -> None:
+    samples = [(None, EncodedSample(np.zeros(n, np.int64), np.zeros(n), np.zeros(0))) for n in range(1, 9)]
+    assert [sum(len(encoded.input_ids) for _, encoded in part) for part in balanced(samples, 4)] == [18, 18]
+
+
+def test_rendered_samples_are_given_back_once_their_batch_is_made() -> None:
+    """By counting references alone: in a cycle they would wait for the collector, a gigabyte of them in a fast run."""
+    made: list[weakref.ref[np.ndarray]] = []
+
+    def render() -> np.ndarray:
+        array = np.zeros(10)
+        made.append(weakref.ref(array))
+        return array
+
+    gc.disable()
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            assert _together(pool, [render] * 8, len).result() == 8
+        assert len(made) == 8
+        assert not [one for one in made if one() is not None]
+    finally:
+        gc.enable()

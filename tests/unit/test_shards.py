@@ -22,7 +22,8 @@ from PIL import Image
 from medclm.data.manifest import licence_strictness, strictest_licence, write_json
 from medclm.data.mapped import CorpusChanged, ShardLost
 from medclm.data.schema import COLUMNS, KINDS, SCHEMA_VERSION
-from medclm.data.shards import Corpus, ShardWriter, first_row
+from medclm.data.shards import _OPEN_BATCHES, Corpus, ShardWriter, first_row
+from medclm.data.testing import write_small_corpus
 
 
 def blank(kind: str, **values: Any) -> dict[str, Any]:
@@ -93,6 +94,15 @@ def test_rows_come_back_at_random_and_in_order(folder: Path) -> None:
     assert names == ["val-499", "train-0", "train-1023", "train-1024", "train-1999", "val-0", "train-0"]
     assert corpus.row("records", 1024)["annotation_rows"] == [1024, 1025]
     assert set(corpus.row("annotations", 0)) == set(COLUMNS["annotations"])
+
+
+def test_any_order_of_rows_over_more_batches_than_stay_open(tmp_path: Path) -> None:
+    corpus = Corpus(write_small_corpus(tmp_path / "corpus", 300, batch_rows=4, rows_per_file=100))
+    stored = [row for batch in corpus.scan("annotations", ["annotation_id", "image_row"]) for row in batch.to_pylist()]
+    assert len(stored) > 4 * _OPEN_BATCHES
+    for row in np.random.default_rng(0).integers(0, len(stored), 2000).tolist():
+        assert corpus.row("annotations", row, ["annotation_id", "image_row"]) == stored[row]
+    assert len(corpus._batches["annotations"]) == _OPEN_BATCHES
 
 
 def test_scan_visits_every_row_once_with_its_number(folder: Path) -> None:
