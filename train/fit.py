@@ -63,13 +63,14 @@ def fit(
     """Choose a plan on rank 0, build it, go through a dry batch on every rank, and take the next plan where that is too large.
 
     A rank that alone runs out of memory in the middle of a collective leaves the others waiting for engine.timeout_s: ranks do the
-    same work, so that all of them run out, or none.
+    same work, so that all of them run out, or none. On the CPU what libraries take when they are first used counts as the run's, as it
+    does for the machine: some 100 MiB, which only tiny models notice.
 
     Raises:
         ConfigError: no plan fits.
     """
     ranks, tried = plane.ranks, []
-    before = held(device.name)
+    before: int | None = None
     local = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or ranks.world_size)
     room = int(recipe.engine.memory_limit_gib * GIB) or free(device.name, local_ranks=local)
     limit = -plane.largest(-room, what="how much memory there is")
@@ -85,6 +86,7 @@ def fit(
 
     while True:
         plan = plane.from_main(chosen, what="the plan of engine.memory=auto")
+        before = held(device.name) if before is None else before  # what predicting took is not the model's
         now = plan.applied(recipe)
         ds_config = fill_for(ds_tree, now, zero_stage=plan.zero_stage)
         engine = make_engine(now, ds_config, processor, device=device, bf16=bf16)

@@ -1,6 +1,7 @@
 """Whole runs under `engine.memory: auto`: another plan, the same samples and weights; two ranks decide together."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -57,12 +58,14 @@ def weights(out, steps=3):
 def test_a_tighter_limit_cuts_the_batch_otherwise_and_learns_the_same(corpus, tmp_path):
     fixed = run("zero3", corpus, tmp_path / "fixed")
     assert [code for code, _ in fixed] == [0, 0], fixed
-    plans = {}
-    for name, limit in (("wide", 4), ("tight", 0.22)):
+    plans, limit = {}, 4.0
+    for name in ("wide", "tight"):
         out = tmp_path / name
         done = run("zero_auto", corpus, out, "--engine.memory=auto", f"--engine.memory_limit_gib={limit}")
         assert [code for code, _ in done] == [0, 0], done
-        assert "measured in a dry batch" in done[0][1]
+        measured = re.search(r"([\d.]+) measured in a dry batch", done[0][1])
+        assert measured is not None, done[0][1]
+        limit = 0.8 * float(measured.group(1))  # what a process holds besides the model differs from machine to machine
         assert "engine.memory=auto" not in done[1][1]
         recipe = yaml.safe_load((out / "demo" / "recipe.yaml").read_text())
         stage = json.loads((out / "demo" / "ds_config.json").read_text())["zero_optimization"]["stage"]
@@ -89,7 +92,7 @@ def test_a_resumed_run_keeps_the_stage_of_its_checkpoint(corpus, tmp_path):
     assert [code for code, _ in stopped] == [0, 0], stopped
     assert json.loads((tmp_path / "demo" / "outcome.json").read_text())["reason"] == "stopped"
     resumed = run(
-        "zero_auto", corpus, tmp_path, "--engine.memory=auto", "--engine.memory_limit_gib=0.3", "--resume=auto", steps=8
+        "zero_auto", corpus, tmp_path, "--engine.memory=auto", "--engine.memory_limit_gib=0.4", "--resume=auto", steps=8
     )
     assert [code for code, _ in resumed] == [0, 0], resumed
     assert json.loads((tmp_path / "demo" / "outcome.json").read_text())["reason"] == "finished"
