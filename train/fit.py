@@ -70,7 +70,6 @@ def fit(
         ConfigError: no plan fits.
     """
     ranks, tried = plane.ranks, []
-    before: int | None = None
     local = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or ranks.world_size)
     room = int(recipe.engine.memory_limit_gib * GIB) or free(device.name, local_ranks=local)
     limit = -plane.largest(-room, what="how much memory there is")
@@ -79,6 +78,7 @@ def fit(
         if ranks.is_main
         else None
     )
+    before = held(device.name)  # the forecast is not part of the run
 
     def chosen() -> MemoryPlan:
         assert forecast is not None
@@ -86,7 +86,6 @@ def fit(
 
     while True:
         plan = plane.from_main(chosen, what="the plan of engine.memory=auto")
-        before = held(device.name) if before is None else before  # what predicting took is not the model's
         now = plan.applied(recipe)
         ds_config = fill_for(ds_tree, now, zero_stage=plan.zero_stage)
         engine = make_engine(now, ds_config, processor, device=device, bf16=bf16)

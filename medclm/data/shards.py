@@ -23,6 +23,7 @@ from PIL import Image, UnidentifiedImageError
 from medclm.data.manifest import read_manifest, sha256_file
 from medclm.data.mapped import RESTORE, MappedFile
 from medclm.data.schema import COLUMNS, KINDS, SPLITS, features
+from medclm.recent import Recent
 
 BATCH_ROWS = {"images": 64, "studies": 256, "annotations": 1024, "records": 1024}
 """Rows of a record batch: what one random read has to look at."""
@@ -61,8 +62,7 @@ class Corpus:
             kind: [0, *itertools.accumulate(int(entry["rows"]) for entry in entries)] for kind, entries in self._entries.items()
         }
         self._files: dict[str, MappedFile] = {}
-        self._batches: dict[str, dict[tuple[Path, int], pa.RecordBatch]] = {kind: {} for kind in KINDS}
-        """Of each kind the ones that were opened last."""
+        self._batches = {kind: Recent(_OPEN_BATCHES) for kind in KINDS}
         self._lock = threading.Lock()
         self._touched = 0
         self._opened = check_files(self.folder, self.manifest)
@@ -197,21 +197,11 @@ class Corpus:
         """The file and the record batch that hold a row, and its place in that batch."""
         file, local = self._locate(kind, row)
         index, inside = file.find(local)
-        batch = self._batches[kind].get((file.path, index))
-        if batch is None:
-            batch = file.batch(index, f"{kind} row {row}")
-            self._keep(kind, (file.path, index), batch)
-        else:
-            file.check(f"{kind} row {row}")
+        what = f"{kind} row {row}"
+        file.check(what)
+        batch = self._batches[kind].get((file.path, index), lambda: file.batch(index, what))
         self._touch(0)
         return file, batch, inside
-
-    def _keep(self, kind: str, key: tuple[Path, int], batch: pa.RecordBatch) -> None:
-        with self._lock:
-            kept = self._batches[kind]
-            if len(kept) >= _OPEN_BATCHES:
-                del kept[next(iter(kept))]
-            kept[key] = batch
 
     def _locate(self, kind: str, row: int) -> tuple[MappedFile, int]:
         starts = self._first.get(kind)

@@ -6,10 +6,8 @@ know which masks are lesions.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
 
@@ -18,29 +16,7 @@ from medclm.corpus.dicom.geometry import Plane, in_slice, onto_grid, same_grid
 from medclm.corpus.dicom.marks import Mark, open_segmentation, open_structures
 from medclm.corpus.dicom.segmentation import frame_mask, segment_parts
 from medclm.corpus.dicom.structures import contour_mask
-
-_Value = TypeVar("_Value")
-
-
-class Recent:
-    """The last few things that were made, by key; forgotten when pickled."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._held: OrderedDict[Hashable, Any] = OrderedDict()
-
-    def get(self, key: Hashable, make: Callable[[], _Value]) -> _Value:
-        """What is held under the key, made now if it is not."""
-        if key not in self._held:
-            self._held[key] = make()
-            if len(self._held) > self._most:
-                self._held.popitem(last=False)
-        self._held.move_to_end(key)
-        value: _Value = self._held[key]
-        return value
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_most": self._most, "_held": OrderedDict()}
+from medclm.recent import Recent
 
 
 class Drawings:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from medclm.corpus.contract import Reject, RejectedImage, SourceImage
-from medclm.corpus.dicom.drawing import Drawings, Recent
+from medclm.corpus.dicom.drawing import Drawings
 from medclm.corpus.dicom.index import Picture, index_folder, volume_sample
 from medclm.corpus.dicom.marks import Mark, find_marks
 from medclm.corpus.dicom.picture import Scale, mr_scale, signal_values
@@ -35,6 +35,7 @@ from medclm.corpus.sources.files import Folder
 from medclm.corpus.sources.opened import open_dicom
 from medclm.corpus.sources.options import SourceOptions
 from medclm.corpus.sources.shapes import mask_extent
+from medclm.recent import Recent
 
 NEAR_MM = 10.0
 """A slice nearer than this to one that shows a class may show a little of it, and is no negative for it."""
